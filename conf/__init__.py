@@ -1,0 +1,1 @@
+"""The configs that ship with the package; one folder per concern, found as ``pkg://mola_lightning.conf``."""

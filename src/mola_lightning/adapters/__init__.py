@@ -1,0 +1,25 @@
+"""Low-rank adapters (experts) inside any backbone, mixed per sample."""
+
+from mola_lightning.adapters.backbone import AdaptedBackbone, PlanLine
+from mola_lightning.adapters.base import AdaptedLayer
+from mola_lightning.adapters.checkpointing import CheckpointBoundary
+from mola_lightning.adapters.conv import AdaptedConv2d, AdaptedConv2dSame
+from mola_lightning.adapters.inject import InjectionReport, inject
+from mola_lightning.adapters.linear import AdaptedLinear
+from mola_lightning.adapters.reference import reference_forward
+from mola_lightning.adapters.scope import Mixing, MixingScope
+
+__all__ = [
+    "AdaptedBackbone",
+    "AdaptedConv2d",
+    "AdaptedConv2dSame",
+    "AdaptedLayer",
+    "AdaptedLinear",
+    "CheckpointBoundary",
+    "InjectionReport",
+    "Mixing",
+    "MixingScope",
+    "PlanLine",
+    "inject",
+    "reference_forward",
+]

@@ -1,0 +1,220 @@
+"""A backbone with experts: the network, its adapted layers, and the mixing that runs through them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from mola_lightning.adapters.base import AdaptedLayer
+from mola_lightning.adapters.checkpointing import wrap_checkpoints
+from mola_lightning.adapters.inject import inject
+from mola_lightning.adapters.kinds import ADAPTER_PARAMETERS
+from mola_lightning.adapters.merge import merged_copy
+from mola_lightning.adapters.plans import candidates, choose
+from mola_lightning.adapters.scope import Mixing, MixingScope
+from mola_lightning.core import ConfigError, Routing
+
+
+@dataclass
+class PlanLine:
+    """The plan of one layer: its path, the plan's class and family, and multiply-adds beyond the base layer per plan."""
+
+    path: str
+    chosen: str
+    family: str
+    costs: dict[str, float]
+
+
+class AdaptedBackbone(nn.Module):
+    """Any network with a mixture of low-rank adapters inside (MoLA, Zhou et al., ICML 2024).
+
+    ``backbone(images, routing)`` runs each row b with the weights W + sum_e mixing[b, e] Delta_e in every adapted layer.
+    Everything trains by default: backbone, norms and adapters.
+
+    Args:
+        net: the network, changed in place; pretrained weights stay, their state-dict keys too.
+        num_experts: E.
+        rank: r, where no ``rank_pattern`` matches.
+        alpha: the experts' output is scaled by alpha / rank.
+        kind: ``reshaped`` (the paper's), ``factorised`` (PEFT's) or ``full`` (full-rank experts).
+        target_modules: regular expressions searched in layer paths; None adapts every layer that can be.
+        exclude_modules: regular expressions of layers to leave alone.
+        rank_pattern: regular expression -> rank; the first that matches wins.
+        plan: ``auto`` picks the cheapest exact plan per layer; ``low_rank``, ``merged`` or ``dense`` prescribes a family.
+        checkpoint_modules: regular expressions of blocks to run under activation checkpointing.
+        freeze_backbone: train the adapters only; the network's own parameters and norm statistics stand still.
+
+    Raises:
+        ConfigError: for bad settings, a pattern without a match, or a layer that cannot be adapted.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        num_experts: int,
+        rank: int = 4,
+        alpha: float = 16,
+        kind: str = "reshaped",
+        target_modules: Sequence[str] | None = None,
+        exclude_modules: Sequence[str] = (),
+        rank_pattern: Mapping[str, int] | None = None,
+        plan: str = "auto",
+        checkpoint_modules: Sequence[str] = (),
+        freeze_backbone: bool = False,
+    ) -> None:
+        super().__init__()
+        self.scope = MixingScope()
+        self.report = inject(
+            net,
+            num_experts=num_experts,
+            rank=rank,
+            alpha=alpha,
+            kind=kind,
+            target_modules=target_modules,
+            exclude_modules=exclude_modules,
+            rank_pattern=rank_pattern,
+            plan=plan,
+            scope=self.scope,
+        )
+        self.num_experts, self.freeze_backbone = num_experts, freeze_backbone
+        self.num_features = getattr(net, "num_features", None)
+        if freeze_backbone:
+            for name, parameter in net.named_parameters():
+                parameter.requires_grad_(name.rpartition(".")[2] in ADAPTER_PARAMETERS)
+        wrap_checkpoints(net, checkpoint_modules, self.scope)
+        self.net = net
+
+    @property
+    def adapted(self) -> dict[str, AdaptedLayer]:
+        """Path in the network -> adapted layer."""
+        found = self.net.named_modules()
+        return {path.replace(".inner.", "."): layer for path, layer in found if isinstance(layer, AdaptedLayer)}
+
+    def adapter_parameters(self) -> Iterator[nn.Parameter]:
+        """The experts' parameters, stacked over experts."""
+        for name, parameter in self.net.named_parameters():
+            if name.rpartition(".")[2] in ADAPTER_PARAMETERS:
+                yield parameter
+
+    def train(self, mode: bool = True) -> "AdaptedBackbone":
+        """As usual, but a frozen backbone keeps its norm statistics (and its dropout off)."""
+        super().train(mode)
+        if self.freeze_backbone:
+            self.net.eval()
+        return self
+
+    def forward(self, images: Tensor, routing: Routing | Tensor) -> Tensor:
+        """The network's output under a routing.
+
+        Args:
+            images: (B, C, H, W).
+            routing: a Routing; or mixing weights (B, E), floating; or expert ids (B,), integer.
+
+        Raises:
+            ConfigError: for a routing of another shape, or ids outside 0..E-1.
+        """
+        if getattr(self.net, "grad_checkpointing", False):
+            raise ConfigError(
+                "the network's own activation checkpointing recomputes layers without their mixing weights; turn it off and "
+                "give AdaptedBackbone(checkpoint_modules=[r'^layer\\d$']) the blocks to checkpoint"
+            )
+        routing = self._as_routing(routing, images.shape[0])
+        if routing.hard and routing.expert_counts is not None and not torch.compiler.is_compiling():
+            return self._run_grouped(images, routing.expert_ids, routing.expert_counts)
+        with self.scope.bind(Mixing(self.num_experts, routing.mixing, routing.expert_ids)):
+            return self.net(images)
+
+    def _run_grouped(self, images: Tensor, expert_ids: Tensor, counts: tuple[int, ...]) -> Tensor:
+        """Sort the rows by expert once for all layers, and put the outputs back in order."""
+        order = torch.argsort(expert_ids, stable=True)
+        with self.scope.bind(Mixing(self.num_experts, expert_ids=expert_ids[order], group_sizes=counts)):
+            outputs = self.net(images[order])
+        back = torch.argsort(order)
+        return pytree.tree_map_only(Tensor, lambda output: output[back], outputs)
+
+    def _as_routing(self, routing: Routing | Tensor, rows: int) -> Routing:
+        if isinstance(routing, Tensor):
+            routing = Routing(mixing=routing) if routing.is_floating_point() else Routing(expert_ids=routing)
+        if torch.compiler.is_compiling():
+            return routing
+        given = routing.expert_ids if routing.hard else routing.mixing
+        wanted = (rows,) if routing.hard else (rows, self.num_experts)
+        if tuple(given.shape) != wanted:
+            what = "expert ids must be (B,)" if routing.hard else "mixing weights must be (B, E)"
+            raise ConfigError(f"{what} = {wanted}, got {tuple(given.shape)}")
+        if routing.hard and routing.expert_counts is None and given.device.type == "cpu":
+            counts = torch.bincount(given, minlength=self.num_experts).tolist()
+            if len(counts) > self.num_experts:
+                raise ConfigError(f"expert ids must lie in 0..{self.num_experts - 1}, got {int(given.max())}")
+            routing = Routing(routing.mixing, routing.logits, given, tuple(counts))
+        return routing
+
+    def merge(self, expert: int | None = None, mixing: Tensor | None = None) -> nn.Module:
+        """A plain copy of the network with experts folded into its weights; no adapter is left.
+
+        Args:
+            expert: the one expert to fold in.
+            mixing: or (E,) weights of a mixture.
+        """
+        if (expert is None) == (mixing is None):
+            raise ConfigError("merge takes either expert=<index> or mixing=<(E,) weights>")
+        if mixing is None:
+            if not 0 <= expert < self.num_experts:
+                raise ConfigError(f"expert must lie in 0..{self.num_experts - 1}, got {expert}")
+            mixing = torch.eye(self.num_experts)[expert]
+        device = next(self.net.parameters()).device
+        return merged_copy(self.net, mixing.to(device))
+
+    @torch.no_grad()
+    def explain_plans(self, images: Tensor, routing: Routing | Tensor) -> list[PlanLine]:
+        """Which plan each adapted layer runs for such a batch, and what every possible plan would cost.
+
+        Layers that the forward pass never calls are missing from the list: their experts would do nothing.
+        """
+        lines: list[PlanLine] = []
+        was_training = self.training
+        self.eval()
+        with _observed(self.adapted, lines):
+            self(images, routing)
+        self.train(was_training)
+        return lines
+
+    def check_reached(self, images: Tensor) -> None:
+        """Run a forward pass in eval mode and raise unless it calls every adapted layer.
+
+        Raises:
+            ConfigError: naming the layers whose weights the network reads without calling them.
+        """
+        reached = {line.path for line in self.explain_plans(images, images.new_zeros(len(images), self.num_experts))}
+        missing = [path for path in self.adapted if path not in reached]
+        if missing:
+            raise ConfigError(
+                f"the network never calls these adapted layers, so their experts would do nothing: {', '.join(missing)}. "
+                "Leave them out with exclude_modules."
+            )
+
+
+@contextmanager
+def _observed(adapted: Mapping[str, AdaptedLayer], lines: list[PlanLine]) -> Iterator[None]:
+    """Append a line to ``lines`` for each adapted layer that runs inside."""
+
+    def observe(path: str, layer: AdaptedLayer, x: Tensor) -> None:
+        mixing = layer.scope.current().expand(x.shape[0])
+        x = layer.prepare(x)
+        options = {type(plan).__name__: plan for plan in candidates(layer, mixing)}
+        costs = {name: plan.cost(layer, mixing).total(layer.positions(x)) for name, plan in options.items()}
+        plan = choose(layer, x, mixing)
+        lines.append(PlanLine(path, type(plan).__name__, plan.family, costs))
+
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, args, path=path: observe(path, layer, args[0]))
+        for path, layer in adapted.items()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

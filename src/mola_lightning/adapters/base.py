@@ -1,0 +1,116 @@
+"""What adapted convolutions and linear layers have in common."""
+
+from abc import abstractmethod
+
+from torch import Tensor, nn
+
+from mola_lightning.adapters.kinds import KINDS
+from mola_lightning.adapters.plans import PLAN_NAMES, choose
+from mola_lightning.adapters.scope import MixingScope
+from mola_lightning.core import ConfigError
+from mola_lightning.core.errors import one_of, positive_int
+
+
+class AdaptedLayer(nn.Module):
+    """A layer with E experts: y[b] = f(x[b]; W + sum_e mixing[b, e] Delta_e) (MoLA, Zhou et al., ICML 2024).
+
+    Mixed in before a layer type (``nn.Conv2d``, ``nn.Linear``), whose ``weight`` and ``bias`` keep their names. The experts'
+    parameters are single tensors stacked over experts, so that none of them is ever without gradient.
+
+    Attributes:
+        lora_A, lora_B: the stacked factors of the low-rank kinds (``expert_weight`` for full-rank experts).
+        scaling: alpha / rank.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    channel_dim: int  # axis of the output channels
+    groups: int = 1
+
+    def _attach(
+        self, base: nn.Module, *, num_experts: int, rank: int, alpha: float, kind: str, scope: MixingScope, plan: str
+    ) -> None:
+        """Take over ``base``'s weight and bias and add the experts."""
+        positive_int("num_experts", num_experts)
+        positive_int("rank", rank)
+        one_of("kind", kind, KINDS)
+        one_of("plan", plan, PLAN_NAMES)
+        self.weight, self.bias = base.weight, base.bias
+        self.num_experts, self.rank, self.alpha = num_experts, rank, alpha
+        self.scaling = alpha / rank
+        self.kind_name, self.kind, self.scope, self.plan = kind, KINDS[kind], scope, plan
+        out, inner = self.weight.shape[:2]
+        for name, parameter in self.kind.build((out, inner, *self.kernel), num_experts, rank, self.weight).items():
+            self.register_parameter(name, parameter)
+        self.train(base.training)
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """(kh, kw) of the weight; (1, 1) for linear layers."""
+        return tuple(self.weight.shape[2:]) if self.weight.ndim == 4 else (1, 1)
+
+    def delta(self, expert: int | None = None) -> Tensor:
+        """Delta_e of the weight's shape, scaled by alpha / rank; of all experts, (E, *weight.shape), when None.
+
+        Raises:
+            ConfigError: for an expert that does not exist.
+        """
+        if expert is None:
+            return self.kind.delta(self)
+        if not 0 <= expert < self.num_experts:
+            raise ConfigError(f"expert must lie in 0..{self.num_experts - 1}, got {expert}")
+        return self.kind.delta(self, [expert])[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output for the mixing that is bound now; shapes as in the layer type it replaces."""
+        mixing = self.scope.current().expand(x.shape[0])
+        x = self.prepare(x)
+        return choose(self, x, mixing).run(self, x, mixing)
+
+    # What a plan builds on. x is what prepare returned.
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Apply whatever the layer type does to its input before the product (padding modes other than zeros)."""
+        return x
+
+    @abstractmethod
+    def run(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The layer type's product with another weight (any number of output channels) and bias."""
+
+    @abstractmethod
+    def run_up(self, codes: Tensor, up: Tensor) -> Tensor:
+        """A pointwise product: codes with M channels, up (O, M) -> O channels."""
+
+    @abstractmethod
+    def scale(self, y: Tensor, weights: Tensor) -> Tensor:
+        """y times (B, channels) weights, broadcast along its other axes."""
+
+    @abstractmethod
+    def row_codes(self, x: Tensor, down: Tensor) -> Tensor:
+        """Pointwise layers only: each row times its own factor down (B, M, I, ...) -> codes, in the layout of ``add_up``."""
+
+    @abstractmethod
+    def add_up(self, y: Tensor, codes: Tensor, up: Tensor) -> Tensor:
+        """y plus each row's codes times its own up (B, O, M)."""
+
+    @abstractmethod
+    def positions(self, x: Tensor) -> int:
+        """Output positions of the whole input: rows times pixels, or tokens."""
+
+    @abstractmethod
+    def mix(self, every: Tensor, weights: Tensor) -> Tensor:
+        """Outputs of all experts, the channel axis split in (E, O), weighted by (B, E) and summed over experts."""
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether an output position reads one input position only."""
+        return self.kernel == (1, 1)
+
+    def extra_repr(self) -> str:
+        """The layer type's line, and the experts."""
+        experts = f"num_experts={self.num_experts}, rank={self.rank}, alpha={self.alpha}, kind={self.kind_name}"
+        return f"{super().extra_repr()}, {experts}"
+
+    def plain(self) -> nn.Module:
+        """A layer of the original type that shares this one's weight and bias, without experts."""
+        raise TypeError(f"{type(self).__name__} does not say what it replaced")

@@ -1,0 +1,118 @@
+"""Convolutions with experts."""
+
+import torch
+from timm.layers import Conv2dSame, pad_same
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mola_lightning.adapters.base import AdaptedLayer
+from mola_lightning.adapters.scope import MixingScope
+
+
+class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
+    """A Conv2d with E experts: bias, stride, dilation, rectangular kernels, groups and every padding mode.
+
+    Args:
+        base: the convolution to replace; its parameters are taken over, not copied.
+        num_experts: E.
+        rank: r of the factors.
+        alpha: the experts' output is scaled by alpha / rank.
+        kind: ``reshaped`` (the paper's), ``factorised`` or ``full``.
+        scope: gives the mixing weights of the running forward pass.
+        plan: ``auto``, or the family of exact plans to run.
+    """
+
+    channel_dim = 1
+
+    def __init__(
+        self,
+        base: nn.Conv2d,
+        *,
+        num_experts: int,
+        rank: int,
+        alpha: float,
+        kind: str = "reshaped",
+        scope: MixingScope,
+        plan: str = "auto",
+    ) -> None:
+        nn.Conv2d.__init__(self, **_settings(base), device="meta")
+        self._attach(base, num_experts=num_experts, rank=rank, alpha=alpha, kind=kind, scope=scope, plan=plan)
+        self._run_padding = base.padding if base.padding_mode == "zeros" else 0
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Pad here when the padding is not of zeros."""
+        if self.padding_mode == "zeros":
+            return x
+        return F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+
+    def run(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """conv2d with this layer's stride, padding, dilation and groups."""
+        return F.conv2d(x, weight, bias, self.stride, self._run_padding, self.dilation, self.groups)
+
+    def run_up(self, codes: Tensor, up: Tensor) -> Tensor:
+        """1 x 1 convolution."""
+        return F.conv2d(codes, up[:, :, None, None])
+
+    def scale(self, y: Tensor, weights: Tensor) -> Tensor:
+        """(B, C, h, w) times (B, C)."""
+        return y * weights[:, :, None, None]
+
+    def row_codes(self, x: Tensor, down: Tensor) -> Tensor:
+        """(B, M, positions) of a 1 x 1 kernel."""
+        if self._run_padding not in (0, (0, 0), "valid", "same"):
+            x = F.pad(x, self._reversed_padding_repeated_twice)
+        sampled = x[:, :, :: self.stride[0], :: self.stride[1]]
+        return torch.bmm(down.flatten(2), sampled.flatten(2))
+
+    def add_up(self, y: Tensor, codes: Tensor, up: Tensor) -> Tensor:
+        """y (B, O, h, w) plus up times codes (B, M, h*w or h, w)."""
+        codes = codes.flatten(2)
+        return torch.baddbmm(y.flatten(2), up, codes.to(y.dtype)).view_as(y)
+
+    def mix(self, every: Tensor, weights: Tensor) -> Tensor:
+        """(B, E, O, h, w), (B, E) -> (B, O, h, w)."""
+        return torch.einsum("beohw,be->bohw", every, weights)
+
+    def positions(self, x: Tensor) -> int:
+        """B times output pixels."""
+        sides = []
+        for axis in (0, 1):
+            pad = self._run_padding if isinstance(self._run_padding, (int, str)) else self._run_padding[axis]
+            reach = self.dilation[axis] * (self.weight.shape[2 + axis] - 1)
+            around = reach if pad == "same" else 0 if pad == "valid" else 2 * pad
+            sides.append((x.shape[2 + axis] + around - reach - 1) // self.stride[axis] + 1)
+        return x.shape[0] * sides[0] * sides[1]
+
+    def plain(self) -> nn.Module:
+        """A convolution of the replaced type that shares this one's weight and bias."""
+        plain = self._plain_type()(**self._plain_settings(), device="meta")
+        plain.weight, plain.bias = self.weight, self.bias
+        return plain.train(self.training)
+
+    def _plain_type(self) -> type[nn.Conv2d]:
+        return nn.Conv2d
+
+    def _plain_settings(self) -> dict[str, object]:
+        return _settings(self)
+
+
+class AdaptedConv2dSame(AdaptedConv2d):
+    """timm's Conv2dSame with E experts: TensorFlow's SAME padding, which depends on the input's size."""
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Pad as Conv2dSame does."""
+        return pad_same(x, self.kernel_size, self.stride, self.dilation)
+
+    def _plain_type(self) -> type[nn.Conv2d]:
+        return Conv2dSame
+
+    def _plain_settings(self) -> dict[str, object]:
+        settings = _settings(self)
+        del settings["padding_mode"]
+        return settings
+
+
+def _settings(conv: nn.Conv2d) -> dict[str, object]:
+    """The constructor arguments of a convolution."""
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    return {name: getattr(conv, name) for name in names} | {"bias": conv.bias is not None}

@@ -1,0 +1,80 @@
+"""Linear layers with experts."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mola_lightning.adapters.base import AdaptedLayer
+from mola_lightning.adapters.scope import MixingScope
+
+
+class AdaptedLinear(AdaptedLayer, nn.Linear):
+    """A Linear with E experts: y = W x + b + sum_e mixing[:, e] (alpha / r) B_e A_e x on inputs (B, ..., I).
+
+    ``reshaped`` and ``factorised`` are the same here: ordinary LoRA, lora_A (E, r, I), lora_B (E, O, r). The scaling applies
+    always, not only after merging as in the released code.
+
+    Args:
+        base: the layer to replace; its parameters are taken over, not copied.
+        num_experts: E.
+        rank: r of the factors.
+        alpha: the experts' output is scaled by alpha / rank.
+        kind: ``reshaped``, ``factorised`` or ``full``.
+        scope: gives the mixing weights of the running forward pass.
+        plan: ``auto``, or the family of exact plans to run.
+    """
+
+    channel_dim = -1
+
+    def __init__(
+        self,
+        base: nn.Linear,
+        *,
+        num_experts: int,
+        rank: int,
+        alpha: float,
+        kind: str = "reshaped",
+        scope: MixingScope,
+        plan: str = "auto",
+    ) -> None:
+        nn.Linear.__init__(self, base.in_features, base.out_features, base.bias is not None, device="meta")
+        self._attach(base, num_experts=num_experts, rank=rank, alpha=alpha, kind=kind, scope=scope, plan=plan)
+
+    def run(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x W^T + b."""
+        return F.linear(x, weight, bias)
+
+    def run_up(self, codes: Tensor, up: Tensor) -> Tensor:
+        """codes up^T."""
+        return F.linear(codes, up)
+
+    def scale(self, y: Tensor, weights: Tensor) -> Tensor:
+        """(B, ..., C) times (B, C)."""
+        return y * weights.view(weights.shape[0], *[1] * (y.ndim - 2), weights.shape[1])
+
+    def row_codes(self, x: Tensor, down: Tensor) -> Tensor:
+        """(B, N, M)."""
+        return torch.bmm(_tokens(x), down.transpose(1, 2))
+
+    def add_up(self, y: Tensor, codes: Tensor, up: Tensor) -> Tensor:
+        """y (B, ..., O) plus codes (B, N, M) times up^T."""
+        return torch.baddbmm(_tokens(y), codes.to(y.dtype), up.transpose(1, 2)).view_as(y)
+
+    def mix(self, every: Tensor, weights: Tensor) -> Tensor:
+        """(B, ..., E, O), (B, E) -> (B, ..., O)."""
+        return torch.einsum("b...eo,be->b...o", every, weights)
+
+    def positions(self, x: Tensor) -> int:
+        """Rows times tokens."""
+        return x.numel() // x.shape[-1]
+
+    def plain(self) -> nn.Module:
+        """A linear layer that shares this one's weight and bias."""
+        plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        plain.weight, plain.bias = self.weight, self.bias
+        return plain.train(self.training)
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """(B, ..., C) -> (B, N, C); N = 1 for (B, C)."""
+    return x.unsqueeze(1) if x.ndim == 2 else x.flatten(1, -2)

@@ -1,0 +1,98 @@
+"""How mixing weights reach the adapted layers of one backbone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from mola_lightning.core import ConfigError
+
+
+@dataclass
+class Mixing:
+    """What an adapted layer reads: how each row of its input mixes the experts.
+
+    Attributes:
+        num_experts: E.
+        weights: (B, E); None when ``expert_ids`` says it.
+        expert_ids: (B,) int64, one expert per row; None for soft mixing.
+        group_sizes: rows per expert as Python ints; only when rows are sorted by expert.
+    """
+
+    num_experts: int
+    weights: Tensor | None = None
+    expert_ids: Tensor | None = None
+    group_sizes: tuple[int, ...] | None = None
+
+    @property
+    def hard(self) -> bool:
+        """Whether each row runs exactly one expert."""
+        return self.expert_ids is not None
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return (self.expert_ids if self.hard else self.weights).shape[0]
+
+    @property
+    def present(self) -> list[int]:
+        """With ``group_sizes``: the experts that have rows."""
+        return [expert for expert, size in enumerate(self.group_sizes) if size]
+
+    def dense_weights(self, like: Tensor) -> Tensor:
+        """(B, E) weights in the dtype of ``like``, one-hot when mixing is hard."""
+        weights = F.one_hot(self.expert_ids, self.num_experts) if self.hard else self.weights
+        return weights.to(like.dtype)
+
+    def expand(self, rows: int) -> "Mixing":
+        """The same mixing for inputs that hold each row several times, row-major: windows or tokens folded in the batch."""
+        times, rest = divmod(rows, self.rows) if self.rows else (1, rows)
+        if times == 1 and rest == 0:
+            return self
+        if rest or times == 0:
+            raise ConfigError(
+                f"an adapted layer got {rows} rows where the routing has {self.rows}: the layer's input must hold the rows "
+                "of the batch, or a whole multiple of them. Exclude this layer with exclude_modules."
+            )
+        return Mixing(
+            self.num_experts,
+            None if self.weights is None else self.weights.repeat_interleave(times, 0),
+            None if self.expert_ids is None else self.expert_ids.repeat_interleave(times, 0),
+            None if self.group_sizes is None else tuple(size * times for size in self.group_sizes),
+        )
+
+
+class MixingScope:
+    """Holds the mixing of the forward pass that runs now; one plain object per adapted backbone, shared with its layers.
+
+    Deliberately neither a module, a buffer, a global, a context variable nor a hook: it has no state outside ``bind``, so
+    nothing is stale, copies share a scope of their own, and export and compile trace straight through it.
+    """
+
+    def __init__(self) -> None:
+        self._mixing: Mixing | None = None
+
+    @contextmanager
+    def bind(self, mixing: Mixing) -> Iterator[None]:
+        """Make ``mixing`` the current one inside a ``with`` block."""
+        before, self._mixing = self._mixing, mixing
+        try:
+            yield
+        finally:
+            self._mixing = before
+
+    def current(self) -> Mixing:
+        """The mixing of the running forward pass.
+
+        Raises:
+            RuntimeError: outside ``bind``: a layer was called by itself, or a checkpointed block is recomputed outside it.
+        """
+        if self._mixing is None:
+            raise RuntimeError(
+                "an adapted layer ran outside the forward pass of its AdaptedBackbone, so it has no mixing weights. Call "
+                "backbone(images, routing) instead of its inner network; for activation checkpointing give "
+                "AdaptedBackbone(checkpoint_modules=[...]) instead of the network's own checkpointing."
+            )
+        return self._mixing

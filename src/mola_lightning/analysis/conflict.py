@@ -1,0 +1,72 @@
+"""How much the tasks pull shared parameters apart: cosines between their gradients."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mola_lightning.core.errors import ConfigError
+
+
+def task_gradients(losses: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> Tensor:
+    """The gradient of each task's loss with respect to the same parameters, one row a task.
+
+    Args:
+        losses: task name -> scalar loss. A loss that does not depend on the parameters gives a row of zeros.
+        parameters: P numbers in all; their ``.grad`` is left alone.
+
+    Returns:
+        (T, P) in the order of ``losses``, float, on the parameters' device. The graphs stay usable.
+
+    Raises:
+        ConfigError: when there is no parameter or no loss.
+    """
+    parameters = list(parameters)
+    if not parameters or not losses:
+        raise ConfigError(
+            f"gradients need at least one loss and one shared parameter, got {len(losses)} and {len(parameters)}"
+        )
+    rows = []
+    for loss in losses.values():
+        if loss.requires_grad:
+            gradients = torch.autograd.grad(
+                loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+        else:
+            gradients = tuple(torch.zeros_like(parameter) for parameter in parameters)
+        rows.append(torch.cat([gradient.detach().flatten() for gradient in gradients]))
+    return torch.stack(rows)
+
+
+def cosine_matrix(gradients: Tensor) -> Tensor:
+    """Cosines between the rows of ``gradients`` (T, P): (T, T), in -1..1, NaN for rows that are zero or not finite."""
+    rows = gradients.detach().double() if gradients.device.type != "mps" else gradients.detach().float()
+    # Scaled by the largest entry before the norm, so that tiny gradients do not underflow to zero.
+    scale = rows.abs().amax(dim=1, keepdim=True)
+    rows = rows / scale
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    return (rows @ rows.T).clamp(-1.0, 1.0)
+
+
+def conflict_statistics(gradients: Tensor, names: Sequence[str]) -> dict[str, object]:
+    """The ``conflict`` entry of a run's summary, ready for JSON.
+
+    Args:
+        gradients: (T, P), one row a task.
+        names: the T task names.
+
+    Returns:
+        ``names``; ``cosine``, the (T, T) matrix as lists, None where a task has no gradient; ``share_negative``, the
+        share of task pairs with a negative cosine; ``mean_cosine`` over the pairs. These two are None without any pair.
+    """
+    if gradients.ndim != 2 or len(names) != gradients.shape[0]:
+        raise ConfigError(f"expected one row of gradients for each of {len(names)} tasks, got {tuple(gradients.shape)}")
+    cosine = cosine_matrix(gradients).cpu()
+    above = torch.triu(torch.ones_like(cosine, dtype=torch.bool), diagonal=1)
+    pairs = cosine[above & ~cosine.isnan()]
+    return {
+        "cosine": [[None if value != value else value for value in row] for row in cosine.tolist()],
+        "share_negative": float((pairs < 0).double().mean()) if len(pairs) else None,
+        "mean_cosine": float(pairs.mean()) if len(pairs) else None,
+        "names": list(names),
+    }

@@ -1,0 +1,162 @@
+"""Run folders: finding them, reading their summaries, saying what is wrong with those that cannot be used."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from mola_lightning.core.errors import RunFolderError
+
+SUMMARY = "summary.json"
+CONFIG = "config.yaml"
+REQUIRED = {"method": str, "data": str, "seed": int, "tasks": list, "monitor": dict, "test": dict}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+        folder: where it lies.
+        state: ``done``; ``unfinished`` (no summary yet, or one that says so); ``broken`` (its summary cannot be read).
+        summary: the content of its summary.json, empty unless ``done``.
+        problem: why it cannot be compared, empty when ``done``.
+    """
+
+    folder: Path
+    state: Literal["done", "unfinished", "broken"]
+    summary: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+    @property
+    def method(self) -> str:
+        """What was trained, for example ``mola_router``."""
+        return self.summary["method"]
+
+    @property
+    def data(self) -> str:
+        """What it was trained on, for example ``digits``."""
+        return self.summary["data"]
+
+    @property
+    def seed(self) -> int:
+        """The training seed."""
+        return self.summary["seed"]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Task names, in task order."""
+        return tuple(self.summary["tasks"])
+
+    @property
+    def routing(self) -> dict[str, Any]:
+        """The routing statistics, empty for a method that does not route."""
+        return self.summary.get("routing") or {}
+
+    def monitor(self, task: str) -> str:
+        """The metric that stands for ``task``."""
+        return self.summary["monitor"].get(task, {}).get("metric", "accuracy")
+
+    def higher_is_better(self, task: str, metric: str) -> bool | None:
+        """The direction of ``metric``; None when the run does not say."""
+        if metric == "loss":
+            return False
+        return self.summary["monitor"].get(task, {}).get("higher_is_better") if metric == self.monitor(task) else None
+
+    def score(self, task: str, metric: str) -> float:
+        """The test value of ``metric``; NaN when the run has none."""
+        return number((self.summary["test"].get(task) or {}).get(metric))
+
+
+def load_runs(paths: Iterable[Path | str]) -> list[Run]:
+    """All runs in the given folders, at any depth, in the order of the paths and then of their names.
+
+    A folder with a summary.json is a run; one with a config.yaml alone is an unfinished run. Hidden folders are not
+    searched, and a run reached twice counts once.
+
+    Args:
+        paths: run folders, or folders that hold some.
+
+    Returns:
+        Finished, unfinished and broken runs; see :attr:`Run.state`.
+
+    Raises:
+        RunFolderError: when a path is no folder, or there is no run anywhere.
+    """
+    folders = [Path(path) for path in paths]
+    for folder in folders:
+        if not folder.is_dir():
+            what = "is a file, not a folder" if folder.exists() else "does not exist"
+            raise RunFolderError(f"{folder} {what}; give run folders, or folders that hold runs")
+    found = {run.resolve(): run for folder in folders for run in _find(folder)}
+    if not found:
+        where = ", ".join(str(folder.resolve()) for folder in folders) or "no folder at all"
+        raise RunFolderError(
+            f"no runs found in {where}: looked at any depth for folders with {SUMMARY} (a finished run) "
+            f"or {CONFIG} (an unfinished one)"
+        )
+    return [_read(folder) for folder in found.values()]
+
+
+def problems(runs: Sequence[Run]) -> list[str]:
+    """What a reader of a comparison must know: runs left out, and runs that repeat a method's seed."""
+    notes = []
+    for state, verb in (("unfinished", "unfinished"), ("broken", "unreadable")):
+        out = [run for run in runs if run.state == state]
+        if out:
+            listed = "; ".join(f"{run.folder} ({run.problem})" for run in out[:5])
+            more = f"; and {len(out) - 5} more" if len(out) > 5 else ""
+            notes.append(f"{len(out)} {verb} {'run' if len(out) == 1 else 'runs'} left out: {listed}{more}")
+    done = pd.DataFrame(
+        [(run.data, run.method, run.seed) for run in runs if run.state == "done"], columns=["data", "method", "seed"]
+    )
+    for (data, method, seed), count in done.value_counts(sort=False).items():
+        if count > 1:
+            notes.append(
+                f"{method} on {data} has {count} runs with seed {seed}: their mean pools them, "
+                "though they may differ in other settings; give the folders apart to compare these"
+            )
+    return notes
+
+
+def _find(folder: Path) -> list[Path]:
+    """Run folders in ``folder``; one with a config.yaml alone counts only if it holds no run itself."""
+    if (folder / SUMMARY).is_file():
+        return [folder]
+    try:
+        children = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
+    except OSError as error:
+        raise RunFolderError(f"cannot look into {folder}: {error.strerror}") from error
+    inside = [run for name in children if not name.startswith(".") for run in _find(folder / name)]
+    return inside or ([folder] if (folder / CONFIG).is_file() else [])
+
+
+def _read(folder: Path) -> Run:
+    """The run in ``folder``; trouble is a state, so that one bad folder does not hide the others."""
+    path = folder / SUMMARY
+    if not path.exists():
+        return Run(folder, "unfinished", problem=f"no {SUMMARY} yet")
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return Run(folder, "broken", problem=f"cannot read {path.name}: {error}")
+    if not isinstance(summary, dict):
+        return Run(folder, "broken", problem=f"{path.name} holds no object but a {type(summary).__name__}")
+    status = summary.get("status", "done")
+    if status != "done":
+        return Run(folder, "unfinished", problem=f"its status is {status!r}")
+    bad = [key for key, kind in REQUIRED.items() if not isinstance(summary.get(key), kind)]
+    if bad:
+        return Run(folder, "broken", problem=f"{path.name} lacks {', '.join(bad)}")
+    return Run(folder, "done", summary)
+
+
+def number(value: object) -> float:
+    """``value`` as a float; NaN when it is no number."""
+    ok = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if ok else math.nan  # type: ignore[arg-type]

@@ -1,0 +1,106 @@
+"""What every sharing scheme is: images, and which rows belong to which task, in; features of each task's rows out."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from mola_lightning.backbones import create_backbone
+from mola_lightning.core import ConfigError, Regime, Routing, Task, TaskRows, check_tasks
+
+# called as backbone(in_channels=C, image_size=(H, W) or None)
+BackboneFactory = Callable[..., nn.Module]
+
+
+@dataclass
+class Features:
+    """What an architecture gives.
+
+    Attributes:
+        per_task: task name -> features (n_t, D, ...) of ``rows[name]``; an entry for every task, of 0 rows if absent.
+        routing: the routing of the rows that ran through the backbone, for architectures that route.
+        routed: which task each routed row served, where the backbone ran (row, task) queries instead of the batch's rows.
+    """
+
+    per_task: dict[str, Tensor]
+    routing: Routing | None = None
+    routed: TaskRows | None = None
+
+
+class Architecture(nn.Module, ABC):
+    """Base of the sharing schemes.
+
+    Args:
+        tasks: all tasks, in task order.
+
+    Attributes:
+        regimes: the regimes that the scheme's definition allows.
+        method: its name in tables.
+        num_features: D of the features, which heads read.
+        num_experts: E, or 0 without experts.
+        learned_logits: whether the routing carries logits that auxiliary losses can act on.
+    """
+
+    regimes: ClassVar[frozenset[Regime]] = frozenset(Regime)
+    method: str
+    num_features: int
+    num_experts: int = 0
+    learned_logits: bool = False
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        super().__init__()
+        self.tasks = check_tasks(tasks)
+
+    @abstractmethod
+    def forward(self, images: Tensor, rows: TaskRows) -> Features:
+        """Features of each task's rows.
+
+        Args:
+            images: (B, C, H, W).
+            rows: which rows carry which task.
+        """
+
+    def check_regime(self, regime: Regime) -> None:
+        """Raise :class:`ConfigError` when the scheme is not defined for ``regime``."""
+        if regime not in self.regimes:
+            allowed = ", ".join(sorted(r.value for r in self.regimes))
+            raise ConfigError(
+                f"{type(self).__name__} is not defined for the {regime.value} regime of this data, only for: {allowed}. "
+                "Choose another architecture=..."
+            )
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters that several tasks' losses pull on; where gradients can conflict."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def component_of(self, parameter_name: str) -> str:
+        """``backbone``, ``adapters`` or ``router``: what one of ``named_parameters`` is counted as."""
+        return "backbone"
+
+
+def backbone_factory(backbone: str | nn.Module | BackboneFactory) -> BackboneFactory:
+    """A factory from whatever users give: a timm name, a module (copied at each call), or a factory."""
+    if isinstance(backbone, str):
+        return partial(create_backbone, backbone)
+    if isinstance(backbone, nn.Module):
+        given = backbone  # the copies start from equal weights, as pretrained ones do
+        return lambda **_: copy.deepcopy(given)
+    if callable(backbone):
+        return backbone
+    raise ConfigError(f"backbone must be a timm name, a module or a factory, got {backbone!r}")
+
+
+def build_backbone(backbone: str | nn.Module | BackboneFactory, image_shape: Sequence[int] | None) -> nn.Module:
+    """One network with the attribute ``num_features``, for images of ``image_shape`` (C, H, W); any size when None."""
+    channels, size = (3, None) if image_shape is None else (image_shape[0], tuple(image_shape[1:]))
+    net = backbone_factory(backbone)(in_channels=channels, image_size=size)
+    if not isinstance(getattr(net, "num_features", None), int):
+        raise ConfigError(
+            f"a backbone must have the integer attribute num_features, the width of the features it gives; "
+            f"{type(net).__name__} has none. Set it: net.num_features = ..."
+        )
+    return net

@@ -1,0 +1,95 @@
+"""Mixture of low-rank adapters: one backbone with experts inside, mixed per row by a router."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mola_lightning.adapters import AdaptedBackbone
+from mola_lightning.adapters.kinds import ADAPTER_PARAMETERS
+from mola_lightning.architectures.base import Architecture, BackboneFactory, Features, build_backbone
+from mola_lightning.core import Routing, Task, TaskRows
+from mola_lightning.core.errors import one_of, positive_int
+from mola_lightning.routers import Router
+
+# called as adapter(net, num_experts=E)
+AdapterFactory = Callable[..., AdaptedBackbone]
+# called as router(num_experts=E, in_channels=C)
+RouterFactory = Callable[..., Router]
+
+
+class MoLA(Architecture):
+    """MoLA (Zhou et al., ICML 2024): y = base(x) + (alpha / r) sum_e mixing[:, e] B_e A_e x in every adapted layer.
+
+    The router decides which MoLA it is: TaskIdRouter makes MoLA-Grad, ConvRouter makes MoLA-Router.
+
+    Where one image has several targets (single-input), a router by task id sees (row, task) queries. ``single_input`` says
+    how they run: ``loop``, one pass per task; ``tile``, all queries in one pass. They differ only by batch normalisation,
+    whose statistics are those of a pass. A router that reads the image needs one pass in any case.
+
+    Args:
+        tasks: all tasks, in task order.
+        backbone: a timm name, a module with ``num_features``, or a factory.
+        router: ``router(num_experts=E, in_channels=C)``.
+        adapter: ``adapter(net, num_experts=E)``: an AdaptedBackbone; all its defaults when None.
+        num_experts: E; the number of tasks when None.
+        image_shape: (C, H, W) of the images; None for 3 channels of any size.
+        single_input: ``loop`` or ``tile``.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        backbone: str | nn.Module | BackboneFactory,
+        router: RouterFactory,
+        adapter: AdapterFactory | None = None,
+        num_experts: int | None = None,
+        image_shape: Sequence[int] | None = None,
+        single_input: str = "loop",
+    ) -> None:
+        super().__init__(tasks)
+        self.num_experts = len(self.tasks) if num_experts is None else num_experts
+        positive_int("num_experts", self.num_experts)
+        one_of("single_input", single_input, ("loop", "tile"))
+        self.single_input = single_input
+        net = build_backbone(backbone, image_shape)
+        self.num_features = net.num_features
+        self.backbone = (adapter or AdaptedBackbone)(net, num_experts=self.num_experts)
+        self.router = router(num_experts=self.num_experts, in_channels=image_shape[0] if image_shape is not None else 3)
+        self.learned_logits = self.router.learned_logits
+        self.method = f"mola_{self.router.label}"
+        if image_shape is not None:
+            self.backbone.check_reached(torch.zeros(1, *image_shape))
+
+    def forward(self, images: Tensor, rows: TaskRows) -> Features:
+        """Route, run the backbone once (or once a task, see the class), and give each task its rows."""
+        if not self.router.needs_task_ids or rows.disjoint:
+            routing = self.router(images, rows)
+            features = self.backbone(images, routing)
+            return Features({name: features[rows[name]] for name in rows}, routing)
+        index, task_ids = rows.queries
+        queries = TaskRows.from_task_ids(task_ids, rows.names)
+        routing = self.router(images[index], queries)
+        if self.single_input == "tile":
+            features = self.backbone(images[index], routing)
+            return Features({name: features[queries[name]] for name in rows}, routing, queries)
+        return Features(self._loop(images, rows, queries, routing), routing, queries)
+
+    def _loop(self, images: Tensor, rows: TaskRows, queries: TaskRows, routing: Routing) -> dict[str, Tensor]:
+        per_task = {}
+        for name in rows.present:
+            per_task[name] = self.backbone(images[rows[name]], routing.expert_ids[queries[name]])
+        like = next(iter(per_task.values()))
+        return {name: per_task.get(name, like[:0]) for name in rows}
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """The backbone; with a learned router also experts and router. Under routing by task id an expert is its task's own."""
+        own = ADAPTER_PARAMETERS if self.router.needs_task_ids else ()
+        named = self.named_parameters()
+        return [p for name, p in named if p.requires_grad and name.rpartition(".")[2] not in own]
+
+    def component_of(self, parameter_name: str) -> str:
+        """Adapters, router, or backbone."""
+        if parameter_name.startswith("router."):
+            return "router"
+        return "adapters" if parameter_name.rpartition(".")[2] in ADAPTER_PARAMETERS else "backbone"

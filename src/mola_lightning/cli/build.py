@@ -1,0 +1,79 @@
+"""From a config to the objects of a run."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning.pytorch as pl
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from mola_lightning.core import ConfigError
+from mola_lightning.data import MultiTaskDataModule
+from mola_lightning.training import MultiTaskModule
+from mola_lightning.training.checkpoints import AtomicCheckpointIO
+from mola_lightning.training.journal import MetricsJournal
+
+
+class Parts(NamedTuple):
+    """What a run consists of."""
+
+    data: MultiTaskDataModule
+    module: MultiTaskModule
+    trainer: pl.Trainer
+    callbacks: dict[str, pl.Callback]
+    journal: MetricsJournal
+
+
+def build_data(cfg: DictConfig) -> MultiTaskDataModule:
+    """The data module, with its cache built and its splits checked: what is wrong with data shows before anything else."""
+    data = instantiate(cfg.data, _convert_="all")
+    if not isinstance(data, MultiTaskDataModule):
+        raise ConfigError(f"data must be a MultiTaskDataModule, got {type(data).__name__}")
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def build_module(cfg: DictConfig, data: MultiTaskDataModule) -> MultiTaskModule:
+    """The model; seeds are set before, so that its initialisation is a function of the seed."""
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    architecture = instantiate(cfg.architecture, _convert_="all")(tasks=data.tasks, image_shape=data.image_shape)
+    architecture.check_regime(data.regime)
+    return MultiTaskModule(
+        data.tasks,
+        architecture,
+        balancer=instantiate(cfg.balancer, _convert_="all"),
+        auxiliary=instantiate(cfg.auxiliary, _convert_="all"),
+        optimizer=instantiate(cfg.optimizer, _convert_="all"),
+        scheduler=instantiate(cfg.scheduler, _convert_="all"),
+        parameter_groups=OmegaConf.to_container(cfg.parameter_groups, resolve=True),
+    )
+
+
+def build_run(cfg: DictConfig, folder: Path, quiet: bool) -> Parts:
+    """All objects of a training run. ``quiet`` leaves the progress display out (a sweep shows its own)."""
+    data = build_data(cfg)
+    module = build_module(cfg, data)
+    callbacks: dict[str, pl.Callback] = instantiate(cfg.callbacks, _convert_="all")
+    callbacks = {name: callback for name, callback in callbacks.items() if callback is not None}
+    if quiet:
+        callbacks.pop("progress", None)
+    journal = MetricsJournal(folder)
+    loggers: list[Logger] = [journal, *_loggers(cfg)]
+    trainer = instantiate(
+        cfg.trainer,
+        callbacks=list(callbacks.values()),
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=str(folder),
+        _convert_="all",
+    )
+    return Parts(data, module, trainer, callbacks, journal)
+
+
+def _loggers(cfg: DictConfig) -> list[Logger]:
+    loggers = [logger for logger in instantiate(cfg.logger, _convert_="all").values() if logger is not None]
+    for logger in loggers:
+        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+    return loggers

@@ -1,0 +1,63 @@
+"""From an exception to what a user reads: the message of an error of ours, or the whole traceback of anything else."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
+
+from hydra.errors import HydraException
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.text import Text
+
+from mola_lightning.core import MolaError
+
+
+def setup_logging() -> None:
+    """Our messages and everyone's warnings to stderr, once."""
+    root = logging.getLogger()
+    if any(isinstance(handler, RichHandler) for handler in root.handlers):
+        return
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False, markup=False)
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("mola_lightning").setLevel(logging.INFO)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    # Lightning's own use of a deprecated torch name, at every batch transfer; nothing a user could act on
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def mola_error(error: BaseException) -> MolaError | None:
+    """The error of ours that ``error`` is or was raised from: Hydra wraps what a constructor raises."""
+    return next((cause for cause in causes(error) if isinstance(cause, MolaError)), None)
+
+
+def show_error(message: str) -> None:
+    """One red message on stderr."""
+    Console(stderr=True).print(Text(f"error: {message}", style="red"), soft_wrap=True)
+
+
+def command(function: Callable[..., Any]) -> Callable[..., None]:
+    """Entry point: errors of ours, and of Hydra's about the config, as messages with exit code 1."""
+
+    @wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        setup_logging()
+        try:
+            function(*args, **kwargs)
+        except (MolaError, HydraException) as error:
+            ours = mola_error(error)
+            show_error(str(ours or error))
+            sys.exit(1)
+
+    return wrapped

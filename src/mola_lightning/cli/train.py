@@ -1,0 +1,145 @@
+"""``mola-train``: train one run, or with ``-m`` a sweep of them."""
+
+import contextlib
+import logging
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from mola_lightning.cli.build import Parts, build_run
+from mola_lightning.cli.errors import command, mola_error, setup_logging, show_error
+from mola_lightning.core import RunFolderError
+from mola_lightning.core.files import atomic_write
+from mola_lightning.training import summary
+from mola_lightning.training.checkpoints import load_checkpoint
+from mola_lightning.training.callbacks import StepTimer, TestRecords
+from mola_lightning.training.parameters import count_parameters
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig, folder: Path, quiet: bool = False) -> float:
+    """One run, from a config to a complete run folder.
+
+    Args:
+        cfg: the composed config.
+        folder: the run folder.
+        quiet: without a progress display.
+
+    Returns:
+        The best validation score.
+    """
+    if cfg.num_threads is not None:
+        torch.set_num_threads(cfg.num_threads)
+    _check_writable(folder)
+    parts = build_run(cfg, folder, quiet)
+    with atomic_write(folder / "config.yaml") as file:
+        file.write(OmegaConf.to_yaml(cfg, resolve=True))
+    started = time.monotonic()
+    parts.trainer.fit(parts.module, parts.data)
+    seconds = time.monotonic() - started
+    best = parts.callbacks["best"]
+    parts.journal.save()
+    best_epoch = load_checkpoint(Path(best.best_model_path))["epoch"]
+    validation = parts.journal.epoch_row(best_epoch)
+    tested: dict[str, Any] = {}
+    if cfg.test:
+        tested = parts.trainer.test(
+            parts.module, parts.data, ckpt_path=best.best_model_path, weights_only=True, verbose=False
+        )[0]
+    parts.journal.finalize("success")
+    found = {"best_epoch": best_epoch, "epochs": parts.trainer.current_epoch, "wall_time_s": seconds}
+    _summarise(cfg, parts, folder, found, validation, tested)
+    records = parts.callbacks.get("records")
+    if cfg.figures and cfg.test and isinstance(records, TestRecords):
+        records.draw()
+    return float(best.best_model_score)
+
+
+def _summarise(
+    cfg: DictConfig,
+    parts: Parts,
+    folder: Path,
+    found: dict[str, Any],
+    validation: dict[str, Any],
+    tested: dict[str, Any],
+) -> None:
+    data, module = parts.data, parts.module
+    records, timer = parts.callbacks.get("records"), parts.callbacks.get("step_timer")
+    is_tested = isinstance(records, TestRecords) and bool(tested)
+    summary.write_summary(
+        folder,
+        {
+            "status": "done",
+            "method": cfg.method or module.architecture.method,
+            "data": data.source.name,
+            "seed": cfg.seed,
+            "tasks": [task.name for task in data.tasks],
+            "monitor": summary.monitors(data.tasks),
+            "test": summary.nested_metrics(tested, "test", data.tasks),
+            "val": summary.nested_metrics(validation, "val", data.tasks),
+            **found,
+            "parameters": count_parameters(module),
+            "step_time_s": timer.statistics() if isinstance(timer, StepTimer) else {"median": None, "mean": None},
+            "routing": records.routing_statistics if is_tested else None,
+            "conflict": records.conflict_statistics if is_tested else None,
+            "versions": summary.versions(),
+            "git": summary.git_state(Path.cwd()),
+            "device": str(parts.trainer.strategy.root_device),
+        },
+    )
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write the run folder {folder}: {error.strerror}. Choose another with paths.runs=<folder>."
+        ) from error
+
+
+def _job(cfg: DictConfig) -> float:
+    """One Hydra job. A folder in which nothing was trained is removed again: nothing half-written is left behind."""
+    setup_logging()
+    folder = Path(cfg.paths.run)
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        score = train(cfg, folder, quiet=sweep)
+    except Exception as error:
+        if not (folder / "config.yaml").exists():
+            _remove(folder)
+        ours = mola_error(error)
+        if ours is None:
+            raise
+        if sweep:
+            raise ours from None
+        show_error(str(ours))
+        sys.exit(1)
+    if not sweep:
+        log.info("run folder: %s", folder)
+    return score
+
+
+def _remove(folder: Path) -> None:
+    """Remove a run folder, and the folder of its day if that is left empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
+
+
+main = command(hydra.main(config_path="pkg://mola_lightning.conf", config_name="train", version_base="1.3")(_job))
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""Callbacks of a training run."""
+
+from mola_lightning.training.callbacks.progress import Progress
+from mola_lightning.training.callbacks.records import TestRecords
+from mola_lightning.training.callbacks.step_timer import StepTimer
+
+__all__ = ["Progress", "StepTimer", "TestRecords"]

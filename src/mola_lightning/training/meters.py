@@ -1,0 +1,70 @@
+"""Losses and metrics of one stage, gathered over an epoch; exact over uneven batches, absent tasks and processes."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from mola_lightning.core import Task
+
+
+class Meters(nn.Module):
+    """Metric objects rather than ``self.log`` per step: their sums can be put in a checkpoint, and a task that is absent
+    from a batch adds nothing instead of repeating its last value.
+
+    Args:
+        measured: the tasks whose metrics are gathered.
+        scalars: names of further values, averaged over steps.
+        tasks: all tasks, whose losses are gathered.
+    """
+
+    def __init__(self, measured: Sequence[Task], scalars: Sequence[str], tasks: Sequence[Task]) -> None:
+        super().__init__()
+        self.tasks, self.scalar_names = tuple(tasks), tuple(scalars)
+        # ModuleList and not ModuleDict: task names may be attributes of a module, such as "type"
+        self.losses = nn.ModuleList(MeanMetric(nan_strategy="disable") for _ in tasks)
+        self.scalars = nn.ModuleList(MeanMetric(nan_strategy="disable") for _ in scalars)
+        self.measured = tuple(measured)
+        self.metrics = nn.ModuleList(task.metrics(task.num_outputs) for task in measured)
+
+    def update_losses(self, losses: Tensor, units: Tensor, scalars: Mapping[str, Tensor]) -> None:
+        """Add a batch: losses (T,) as means over units (T,), and one value for each scalar."""
+        for meter, loss, unit in zip(self.losses, losses, units, strict=True):
+            meter.update(loss, weight=unit)
+        for name, value in scalars.items():
+            self.scalars[self.scalar_names.index(name)].update(value)
+
+    def update_metrics(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
+        """Add a batch to the metrics of the tasks that are present in it."""
+        for task, metrics in zip(self.measured, self.metrics, strict=True):
+            if len(targets[task.name]):
+                metrics.update(predictions[task.name], targets[task.name])
+
+    def compute(self) -> dict[str, Tensor]:
+        """``<task>/loss``, the scalars, and with measured tasks ``<task>/<metric>``, ``mean/<metric>``, ``mean/loss``, ``score``.
+
+        A task that was never seen has no entry and does not count in a mean.
+        """
+        seen = [meter.weight > 0 for meter in self.losses]
+        values = {f"{t.name}/loss": m.compute() for t, m, s in zip(self.tasks, self.losses, seen, strict=True) if s}
+        values |= {n: m.compute() for n, m in zip(self.scalar_names, self.scalars, strict=True) if m.update_called}
+        if not self.measured:
+            return values
+        named: dict[str, list[Tensor]] = {"loss": list(values.values())}
+        scores = []
+        for task, metrics, was_seen in zip(self.measured, self.metrics, seen, strict=True):
+            if not was_seen:
+                continue
+            found = metrics.compute()
+            values |= {f"{task.name}/{name}": value for name, value in found.items()}
+            for name, value in found.items():
+                named.setdefault(name, []).append(value)
+            scores.append(found[task.monitor] if task.higher_is_better else -found[task.monitor])
+        values |= {f"mean/{name}": torch.stack(entries).mean() for name, entries in named.items() if entries}
+        return values | ({"score": torch.stack(scores).mean()} if scores else {})
+
+    def reset(self) -> None:
+        """Forget everything."""
+        for meter in (*self.losses, *self.scalars, *self.metrics):
+            meter.reset()

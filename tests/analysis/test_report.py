@@ -1,0 +1,79 @@
+"""The report command, run as a user runs it but in this process."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from mola_lightning.cli.report import main, report
+
+Make = Callable[..., Path]
+ROUTING = {"mixing": [[0.1, 0.9], [0.5, 0.5]]}
+
+
+@pytest.fixture
+def runs(make_run: Make, tmp_path: Path) -> Path:
+    """Two methods, and one unfinished run."""
+    make_run("hps", 1, 0.8, 0.6)
+    make_run("mola_router", 1, 0.9, 0.7, routing=ROUTING)
+    make_run("mola_router", 2, 0.9, 0.7, routing=ROUTING)
+    (tmp_path / "runs" / "started").mkdir()
+    (tmp_path / "runs" / "started" / "config.yaml").write_text("")
+    return tmp_path / "runs"
+
+
+def test_the_table_goes_to_stdout_and_remarks_to_stderr(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(runs)]) == 0
+    out, err = capsys.readouterr()
+    assert "mola_router" in out
+    assert "90.0 ± 0.0" in out
+    assert "note" not in out
+    assert "1 unfinished run left out" in err
+    assert "started" in err
+
+
+@pytest.mark.parametrize("table_format", ["markdown", "latex", "csv"])
+def test_formats(runs: Path, table_format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(runs), "--format", table_format]) == 0
+    start = {"markdown": "| method", "latex": "% Test accuracy", "csv": "data,method"}[table_format]
+    assert capsys.readouterr().out.startswith(start)
+
+
+def test_output_and_figures(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(runs), "--format", "csv", "--output", str(tmp_path / "t.csv"), "--figures", str(tmp_path / "f")]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == ""
+    assert len(pd.read_csv(tmp_path / "t.csv")) == 2
+    names = {path.name for path in (tmp_path / "f").iterdir()}
+    assert names == {f"{stem}_digits.{kind}" for stem in ("comparison", "routing") for kind in ("png", "svg")}
+    assert main([str(runs), "--output", str(tmp_path / "t.txt")]) == 0
+    assert "\x1b" not in (tmp_path / "t.txt").read_text(), "a file gets no colours"
+
+
+def test_one_table_per_data_set(runs: Path, make_run: Make, tmp_path: Path) -> None:
+    make_run("hps", 1, 0.4, 0.5, folder="rooms", data="rooms", tasks=["a"])
+    console = Console(record=True, width=150)
+    tables = report([runs], console)
+    assert list(tables) == ["digits", "rooms"]
+    assert "1 unfinished run" in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "does not exist"),
+        (["runs", "--metric", "f1"], "no run has the metric 'f1'"),
+        (["runs/started"], "none of the runs is finished"),
+        (["runs", "--output", "runs/started/config.yaml/x"], "cannot write"),
+    ],
+)
+def test_errors_are_one_message_and_exit_code_1(
+    runs: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(runs.parent)
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err

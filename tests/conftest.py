@@ -1,0 +1,69 @@
+"""What every test may rely on: one thread, fixed seeds, no network, a cache folder of its own."""
+
+import os
+import random
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+CACHE = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
+LOCAL_NAMES = {"", "localhost", "ip6-localhost", "0.0.0.0", "::", "::1", socket.gethostname()}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Settings that must stand before test modules, and what they import, are loaded."""
+    cache = config.stash[CACHE] = tempfile.TemporaryDirectory(prefix="mola-tests-", ignore_cleanup_errors=True)
+    os.environ.update(
+        XDG_CACHE_HOME=cache.name,
+        MPLBACKEND="Agg",
+        WANDB_MODE="offline",
+        WANDB_SILENT="true",
+        HF_HUB_OFFLINE="1",
+    )
+    torch.set_num_threads(1)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the cache folder of the session."""
+    config.stash[CACHE].cleanup()
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - code under test may draw from the global generator
+    torch.manual_seed(0)
+
+
+def _is_local(host: object) -> bool:
+    name = host.decode() if isinstance(host, bytes) else host
+    return name is None or (isinstance(name, str) and (name in LOCAL_NAMES or name.startswith("127.")))
+
+
+def _guarded(call: Callable[..., Any], host_of: Callable[..., object]) -> Callable[..., Any]:
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        host = host_of(*args, **kwargs)
+        if not _is_local(host):
+            pytest.fail(f"tests may not use the network, but this one reached for {host!r}; give it a local file")
+        return call(*args, **kwargs)
+
+    return guarded
+
+
+def _address(sock: socket.socket, address: Any) -> object:
+    return address[0] if sock.family in (socket.AF_INET, socket.AF_INET6) else None
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_network() -> Iterator[None]:
+    """Fail a test that looks up or connects to another machine; loopback stays open for process groups."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", _guarded(socket.socket.connect, _address))
+        patch.setattr(socket.socket, "connect_ex", _guarded(socket.socket.connect_ex, _address))
+        patch.setattr(socket, "getaddrinfo", _guarded(socket.getaddrinfo, lambda host, *_, **__: host))
+        yield
