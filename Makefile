@@ -11,7 +11,7 @@ BY_FILE := --dist loadfile --no-loadscope-reorder
 ifneq "$(shell cat $(STAMP) 2>/dev/null)" "$(shell pwd -P)"
 $(shell rm -f $(STAMP))
 endif
-# Without stored bytecode each process would spend 13 s on its imports, with it 5 s; it lies in .venv and in ignored folders.
+# Without stored bytecode each process spends 13 s on its imports, with it 5 s. It lies in .venv and in ignored folders.
 unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME
 
@@ -44,9 +44,10 @@ bench: $(STAMP) ## measure speed and memory on this machine
 
 lock: ## resolve the dependencies of pyproject.toml again into requirements.lock (ARGS=--upgrade for newer ones)
 	@echo "resolving dependencies"
-	@sh tools/install.sh uv pip compile pyproject.toml --quiet --all-extras --generate-hashes --prerelease disallow \
+	@PYTHON='$(PYTHON)' sh tools/install.sh uv pip compile pyproject.toml --quiet --all-extras --generate-hashes --prerelease disallow \
 		--no-header --universal --python-version 3.11 $(ARGS) -o requirements.lock
 
 clean: ## remove caches and build products; keeps .venv and runs
 	@rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
-	@find conf src tests experiments -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+	@find . \( -path ./.venv -o -path ./.git -o -path ./.cache \) -prune -o \
+		-type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -18,7 +18,7 @@ fail() {
     exit 1
 }
 
-# Prints the path of the first supported interpreter; the launchers of version managers exist without working, so run it.
+# Prints the path of the first supported interpreter. A version manager's launcher may exist without working, so run it.
 find_python() {
     for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11 python; do
         if "$candidate" -c "$supported" >/dev/null 2>&1; then
@@ -29,7 +29,7 @@ find_python() {
         fi
     done
     found=$(python3 --version 2>/dev/null || echo "no python3")
-    fail "Python 3.11, 3.12 or 3.13 is needed, found $found. Install one, or name it: make PYTHON=/path/to/python3.12 install"
+    fail "Python 3.11, 3.12 or 3.13 is needed, found $found. Install one, or name it: make install PYTHON=<its path>"
 }
 
 # Prints the path of a uv that runs: the one on PATH, else a private one below .cache.
@@ -42,15 +42,17 @@ find_uv() {
     done
     echo "installing uv into $private (once)" >&2
     rm -rf "$private"
-    # A machine without ensurepip has no venv, and one managed by its distribution takes no packages: --target suits both.
+    # Without ensurepip there is no venv, and a distribution's Python may take no packages: --target suits both.
     if "$python" -m venv "$private" >/dev/null 2>&1; then
         "$private/bin/python" -m pip install --quiet uv >&2 || fail "pip could not install uv; its message is above"
     elif "$python" -m pip --version >/dev/null 2>&1; then
-        "$python" -m pip install --quiet --target "$private" uv >&2 || fail "pip could not install uv; its message is above"
+        "$python" -m pip install --quiet --target "$private" uv >&2 ||
+            fail "pip could not install uv; its message is above"
     else
         fail "$python has neither venv nor pip. Install one of them (on Debian or Ubuntu: python3-venv), or uv itself"
     fi
-    "$here/$private/bin/uv" --version >/dev/null 2>&1 || fail "the uv in $private does not run; install uv by other means"
+    "$here/$private/bin/uv" --version >/dev/null 2>&1 ||
+        fail "the uv in $private does not run; install uv by other means and put it on PATH"
     echo "$here/$private/bin/uv"
 }
 
@@ -78,7 +80,8 @@ share_settings_of_pip() {
 
 # A half-filled .venv looks complete to an installer, and one that was moved points back to where it was made.
 reusable() {
-    [ ! -e "$unfinished" ] && .venv/bin/python -c "$supported" >/dev/null 2>&1 && grep -qF "$here/.venv" .venv/bin/activate
+    [ ! -e "$unfinished" ] && .venv/bin/python -c "$supported" >/dev/null 2>&1 &&
+        grep -qF "$here/.venv" .venv/bin/activate
 }
 
 install() {
@@ -93,7 +96,8 @@ install() {
     if $reused; then
         echo "bringing .venv up to date with requirements.lock"
     else
-        echo "installing about $(grep -c '^[a-zA-Z0-9].*==' requirements.lock) packages into .venv (once; a minute or a few, with the download)"
+        count=$(grep -c '^[a-zA-Z0-9].*==' requirements.lock)
+        echo "installing about $count packages into .venv (once; a minute or a few, with the download)"
     fi
     "$uv" pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock ||
         fail "the packages could not be installed; the reason is above. Nothing else was changed: call make again"

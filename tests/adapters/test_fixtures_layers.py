@@ -78,7 +78,7 @@ def check(layer: AdaptedLayer, data: dict[str, Tensor], x: Tensor, out: Tensor, 
             compare(leaf.grad, data[key], key)
 
 
-@pytest.mark.parametrize("plan", ["auto", "low_rank", "dense", "reference"])
+@pytest.mark.parametrize("plan", ["auto", "low_rank", "merged", "dense", "reference"])
 @pytest.mark.parametrize("name", CONVS)
 def test_conv_soft(name: str, plan: str) -> None:
     info, data = load(name)
@@ -96,7 +96,9 @@ def test_conv_soft(name: str, plan: str) -> None:
 
 
 @pytest.mark.parametrize("plan", ["auto", "low_rank", "merged", "dense", "low_rank ungrouped", "dense ungrouped"])
-@pytest.mark.parametrize("name", [n for n in CONVS if json.loads((FIXTURES / f"{n}.json").read_text())["gate"] == "onehot"])
+@pytest.mark.parametrize(
+    "name", [n for n in CONVS if json.loads((FIXTURES / f"{n}.json").read_text())["gate"] == "onehot"]
+)
 def test_conv_hard(name: str, plan: str) -> None:
     """Expert ids instead of one-hot weights; grouped plans see rows sorted by expert."""
     info, data = load(name)
@@ -112,7 +114,7 @@ def test_conv_hard(name: str, plan: str) -> None:
     check(layer, data, x, out[order.argsort()], None)
 
 
-@pytest.mark.parametrize("mode", ["soft", "hard", "dense"])
+@pytest.mark.parametrize("mode", ["soft", "hard", "merged", "dense"])
 @pytest.mark.parametrize("name", LINEARS)
 def test_linear(name: str, mode: str) -> None:
     """The consistent answer, scaled by alpha / rank: the released code forgets the scaling before merging."""
@@ -121,10 +123,8 @@ def test_linear(name: str, mode: str) -> None:
     base.weight.data = data["weight"].clone()
     if base.bias is not None:
         base.bias.data = data["bias"].clone()
-    plan = "dense" if mode == "dense" else "auto"
-    layer = AdaptedLinear(
-        base, num_experts=1, rank=info["r"], alpha=info["lora_alpha"], scope=MixingScope(), plan=plan
-    )
+    plan = mode if mode in ("dense", "merged") else "auto"
+    layer = AdaptedLinear(base, num_experts=1, rank=info["r"], alpha=info["lora_alpha"], scope=MixingScope(), plan=plan)
     layer.lora_A.data, layer.lora_B.data = data["A"][None].clone(), data["B"][None].clone()
     x = data["x"].clone().requires_grad_()
     rows = len(x)

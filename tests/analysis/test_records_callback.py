@@ -143,7 +143,7 @@ def test_kept_rows_are_bounded_and_shared_among_tasks(tmp_path: Path) -> None:
 
 def test_queries_that_ran_instead_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def forward(self: ToyModule, images: Tensor, rows: TaskRows) -> ModelOutput:
-        index, ids = rows.queries
+        ids = rows.queries[1]
         features = self.architecture.shared(images.flatten(1)).tanh()
         predictions = {name: self.heads[name](features[rows[name]]) for name in rows}
         return ModelOutput(predictions, rows, Routing(expert_ids=ids), TaskRows.from_task_ids(ids, rows.names))
@@ -155,22 +155,19 @@ def test_queries_that_ran_instead_of_rows(tmp_path: Path, monkeypatch: pytest.Mo
     assert callback.routing_statistics["normalised_mutual_information"] == pytest.approx(1.0)
 
 
-class Sharded(torch.utils.data.Dataset):
-    """Each rank's own batches, without repeats."""
+class SaysWhatItSaw(TestRecords):
+    """Leaves a file per rank with the rows it saw of each task."""
 
-    def __init__(self, data: list[Batch]) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.data[index]
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        seen = [int(counts.sum()) for counts in self._confusion.values()]
+        (self.folder / f"rank{trainer.global_rank}").write_text(str(seen))
+        super().on_test_end(trainer, pl_module)
 
 
 def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
     data = batches(ONE_TASK_A_BATCH)  # rank 0 never sees task b, rank 1 never sees task a
-    single, double = TestRecords(tmp_path / "one"), TestRecords(tmp_path / "two")
+    (tmp_path / "two").mkdir()
+    single, double = TestRecords(tmp_path / "one"), SaysWhatItSaw(tmp_path / "two")
     run_test(ToyModule(), data, single)
     run_test(ToyModule(), data, double, devices=2, strategy="ddp_notebook")
     one, two = Records.load(tmp_path / "one"), Records.load(tmp_path / "two")
@@ -178,3 +175,4 @@ def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.confusion[name], two.confusion[name])
     np.testing.assert_allclose(one.mean_mixing, two.mean_mixing)
     np.testing.assert_allclose(one.cosine, two.cosine, atol=1e-6)
+    assert [(tmp_path / "two" / f"rank{rank}").read_text() for rank in (0, 1)] == ["[6, 0]", "[0, 6]"]

@@ -72,7 +72,7 @@ def test_delta_m_is_relative_signed_and_by_seed(make_run: Make, tmp_path: Path) 
     assert df.loc["hps", "delta_m"].tolist() == pytest.approx([5.0, np.std([-25, 35], ddof=1), 2])
     assert df.loc["single_task", "delta_m"].tolist() == [0.0, 0.0, 2]
     assert df["mean"].isna()["mean"].all(), "metrics of different kinds have no mean"
-    assert "a accuracy" in to_markdown(df)
+    assert "a accuracy (%)" in to_markdown(df)
     assert "b error" in to_markdown(df)
 
 

@@ -1,5 +1,6 @@
 """What a user gets from the wheel: all code, all configs, and commands that work anywhere."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -67,3 +68,11 @@ def test_code_and_configs_come_from_the_wheel(installed: Path, tmp_path: Path) -
     where = run(installed / "python", "-c", code, cwd=tmp_path).splitlines()
     assert len(where) == 2
     assert all(Path(line).is_relative_to(installed.parent) for line in where), where
+
+
+def test_training_works_in_any_folder(installed: Path, tmp_path: Path) -> None:
+    run(installed / "mola-train", "experiment=digits/hps", "debug=quick", "data.source.num_train=40", cwd=tmp_path)
+    (summary,) = (tmp_path / "runs").rglob("summary.json")
+    content = json.loads(summary.read_text())
+    assert content["status"] == "done"
+    assert set(content["test"]) >= set(content["tasks"])

@@ -20,7 +20,7 @@ from mola_lightning.core import ConfigError, Routing
 
 @dataclass
 class PlanLine:
-    """The plan of one layer: its path, the plan's class and family, and multiply-adds beyond the base layer per plan."""
+    """The plan of one layer: its path, the plan's class and family, and multiply-adds beyond the base layer by plan."""
 
     path: str
     chosen: str
@@ -31,7 +31,7 @@ class PlanLine:
 class AdaptedBackbone(nn.Module):
     """Any network with a mixture of low-rank adapters inside (MoLA, Zhou et al., ICML 2024).
 
-    ``backbone(images, routing)`` runs each row b with the weights W + sum_e mixing[b, e] Delta_e in every adapted layer.
+    ``backbone(images, routing)`` runs each row b with the weights W + sum_e mixing[b, e] Delta_e in each adapted layer.
     Everything trains by default: backbone, norms and adapters.
 
     Args:
@@ -43,7 +43,7 @@ class AdaptedBackbone(nn.Module):
         target_modules: regular expressions searched in layer paths; None adapts every layer that can be.
         exclude_modules: regular expressions of layers to leave alone.
         rank_pattern: regular expression -> rank; the first that matches wins.
-        plan: ``auto`` picks the cheapest exact plan per layer; ``low_rank``, ``merged`` or ``dense`` prescribes a family.
+        plan: ``auto`` picks the cheapest exact plan per layer; ``low_rank``, ``merged`` or ``dense`` sets a family.
         checkpoint_modules: regular expressions of blocks to run under activation checkpointing.
         freeze_backbone: train the adapters only; the network's own parameters and norm statistics stand still.
 
@@ -118,12 +118,13 @@ class AdaptedBackbone(nn.Module):
         """
         if getattr(self.net, "grad_checkpointing", False):
             raise ConfigError(
-                "the network's own activation checkpointing recomputes layers without their mixing weights; turn it off and "
-                "give AdaptedBackbone(checkpoint_modules=[r'^layer\\d$']) the blocks to checkpoint"
+                "the network's own activation checkpointing recomputes layers without their mixing weights; turn it "
+                "off and give AdaptedBackbone(checkpoint_modules=[r'^layer\\d$']) the blocks to checkpoint"
             )
         routing = self._as_routing(routing, images.shape[0])
-        if routing.hard and routing.expert_counts is not None and not torch.compiler.is_compiling():
-            return self._run_grouped(images, routing.expert_ids, routing.expert_counts)
+        ids, counts = routing.expert_ids, routing.expert_counts
+        if ids is not None and counts is not None and not torch.compiler.is_compiling():
+            return self._run_grouped(images, ids, counts)
         with self.scope.bind(Mixing(self.num_experts, routing.mixing, routing.expert_ids)):
             return self.net(images)
 
@@ -140,7 +141,8 @@ class AdaptedBackbone(nn.Module):
             routing = Routing(mixing=routing) if routing.is_floating_point() else Routing(expert_ids=routing)
         if torch.compiler.is_compiling():
             return routing
-        given = routing.expert_ids if routing.hard else routing.mixing
+        given = routing.mixing if routing.expert_ids is None else routing.expert_ids
+        assert given is not None
         wanted = (rows,) if routing.hard else (rows, self.num_experts)
         if tuple(given.shape) != wanted:
             what = "expert ids must be (B,)" if routing.hard else "mixing weights must be (B, E)"
@@ -162,6 +164,7 @@ class AdaptedBackbone(nn.Module):
         if (expert is None) == (mixing is None):
             raise ConfigError("merge takes either expert=<index> or mixing=<(E,) weights>")
         if mixing is None:
+            assert expert is not None
             if not 0 <= expert < self.num_experts:
                 raise ConfigError(f"expert must lie in 0..{self.num_experts - 1}, got {expert}")
             mixing = torch.eye(self.num_experts)[expert]
@@ -192,8 +195,8 @@ class AdaptedBackbone(nn.Module):
         missing = [path for path in self.adapted if path not in reached]
         if missing:
             raise ConfigError(
-                f"the network never calls these adapted layers, so their experts would do nothing: {', '.join(missing)}. "
-                "Leave them out with exclude_modules."
+                f"the network never calls these adapted layers, so their experts would do nothing: "
+                f"{', '.join(missing)}. Leave them out with exclude_modules."
             )
 
 

@@ -14,8 +14,8 @@ from mola_lightning.core.errors import one_of, positive_int
 class AdaptedLayer(nn.Module):
     """A layer with E experts: y[b] = f(x[b]; W + sum_e mixing[b, e] Delta_e) (MoLA, Zhou et al., ICML 2024).
 
-    Mixed in before a layer type (``nn.Conv2d``, ``nn.Linear``), whose ``weight`` and ``bias`` keep their names. The experts'
-    parameters are single tensors stacked over experts, so that none of them is ever without gradient.
+    Mixed in before a layer type (``nn.Conv2d``, ``nn.Linear``), whose ``weight`` and ``bias`` keep their names. The
+    experts' parameters are single tensors stacked over experts, so that none of them is ever without gradient.
 
     Attributes:
         lora_A, lora_B: the stacked factors of the low-rank kinds (``expert_weight`` for full-rank experts).
@@ -78,20 +78,26 @@ class AdaptedLayer(nn.Module):
         """The layer type's product with another weight (any number of output channels) and bias."""
 
     @abstractmethod
+    def run_rows(self, x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
+        """Each row's product with its own weight: weights (B, *weight.shape)."""
+
+    @abstractmethod
     def run_up(self, codes: Tensor, up: Tensor) -> Tensor:
         """A pointwise product: codes with M channels, up (O, M) -> O channels."""
 
     @abstractmethod
     def scale(self, y: Tensor, weights: Tensor) -> Tensor:
-        """y times (B, channels) weights, broadcast along its other axes."""
+        """Y times (B, channels) weights, broadcast along its other axes."""
 
     @abstractmethod
     def row_codes(self, x: Tensor, down: Tensor) -> Tensor:
-        """Pointwise layers only: each row times its own factor down (B, M, I, ...) -> codes, in the layout of ``add_up``."""
+        """Pointwise layers only: each row times its own factor down (B, M, I, ...) -> codes, as ``add_up`` takes
+        them.
+        """
 
     @abstractmethod
     def add_up(self, y: Tensor, codes: Tensor, up: Tensor) -> Tensor:
-        """y plus each row's codes times its own up (B, O, M)."""
+        """Y plus each row's codes times its own up (B, O, M)."""
 
     @abstractmethod
     def positions(self, x: Tensor) -> int:

@@ -1,8 +1,10 @@
 """Activation checkpointing that knows of mixing weights.
 
-Checkpointed blocks are recomputed during the backward pass, outside the forward that bound the mixing: a layer that read it
+Checkpointed blocks are recomputed during the backward pass, outside the forward that bound the mixing: a layer that
+    read it
 from anywhere but an explicit argument would find nothing, or the weights of another batch and silently wrong gradients.
-(It stands among the adapters, not the backbones, since it needs the scope and layers of one level do not import each other.)
+(It stands among the adapters, not the backbones, since it needs the scope and layers of one level do not import each
+other.)
 """
 
 import re
@@ -58,7 +60,8 @@ def _add_prefix(module: nn.Module, state: dict[str, Tensor], prefix: str, *args:
 
 
 def wrap_checkpoints(net: nn.Module, patterns: Sequence[str], scope: MixingScope) -> list[str]:
-    """Wrap in place every module of ``net`` whose dotted path matches; nested matches are wrapped at the outermost only.
+    """Wrap in place every module of ``net`` whose dotted path matches; nested matches are wrapped at the outermost
+    only.
 
     Returns:
         The paths that were wrapped.
@@ -71,7 +74,9 @@ def wrap_checkpoints(net: nn.Module, patterns: Sequence[str], scope: MixingScope
     for pattern in patterns:
         found = [path for path in paths if re.search(pattern, path)]
         if not found:
-            raise ConfigError(f"checkpoint_modules pattern {pattern!r} matches no module; there are {', '.join(paths[:12])} ...")
+            raise ConfigError(
+                f"checkpoint_modules pattern {pattern!r} matches no module; there are {', '.join(paths[:12])} ..."
+            )
         wrapped += found
     outermost = [path for path in paths if path in wrapped and not any(path.startswith(f"{w}.") for w in wrapped)]
     for path in outermost:

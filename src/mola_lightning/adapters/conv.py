@@ -49,6 +49,21 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
         """conv2d with this layer's stride, padding, dilation and groups."""
         return F.conv2d(x, weight, bias, self.stride, self._run_padding, self.dilation, self.groups)
 
+    def run_rows(self, x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
+        """One convolution with a group (or several) for each row."""
+        rows = x.shape[0]
+        y = F.conv2d(
+            x.reshape(1, -1, *x.shape[2:]),
+            weights.flatten(0, 1),
+            None,
+            self.stride,
+            self._run_padding,
+            self.dilation,
+            rows * self.groups,
+        )
+        y = y.reshape(rows, self.out_channels, *y.shape[2:])
+        return y if bias is None else y + bias[:, None, None]
+
     def run_up(self, codes: Tensor, up: Tensor) -> Tensor:
         """1 x 1 convolution."""
         return F.conv2d(codes, up[:, :, None, None])
@@ -65,7 +80,7 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
         return torch.bmm(down.flatten(2), sampled.flatten(2))
 
     def add_up(self, y: Tensor, codes: Tensor, up: Tensor) -> Tensor:
-        """y (B, O, h, w) plus up times codes (B, M, h*w or h, w)."""
+        """Y (B, O, h, w) plus up times codes (B, M, h*w or h, w)."""
         codes = codes.flatten(2)
         return torch.baddbmm(y.flatten(2), up, codes.to(y.dtype)).view_as(y)
 

@@ -128,14 +128,14 @@ def _adapted_type(path: str, layer: nn.Module) -> type[AdaptedLayer]:
         raise ConfigError(f"{path} is adapted already; inject a network once")
     if isinstance(layer, NonDynamicallyQuantizableLinear):
         raise ConfigError(
-            f"{path} belongs to nn.MultiheadAttention, which reads its weight without calling it: an adapter there would "
-            f"do nothing. Leave it out with exclude_modules=[r'{re.escape(path)}$'], or use a timm attention."
+            f"{path} belongs to nn.MultiheadAttention, which reads its weight without calling it: an adapter there "
+            f"would do nothing. Leave it out with exclude_modules=[r'{re.escape(path)}$'], or use a timm attention."
         )
     if type(layer) not in ADAPTED_TYPES:
         names = ", ".join(t.__name__ for t in ADAPTED_TYPES)
         raise ConfigError(
-            f"{path} is a {type(layer).__name__}, which changes how its weight is used; layers of exactly these types can "
-            f"be adapted: {names}. Leave it out with exclude_modules."
+            f"{path} is a {type(layer).__name__}, which changes how its weight is used; layers of exactly these types "
+            f"can be adapted: {names}. Leave it out with exclude_modules."
         )
     return ADAPTED_TYPES[type(layer)]
 

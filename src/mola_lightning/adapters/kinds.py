@@ -27,7 +27,9 @@ class Kind(ABC):
     low_rank: bool = True
 
     @abstractmethod
-    def build(self, shape: tuple[int, int, int, int], num_experts: int, rank: int, like: Tensor) -> dict[str, nn.Parameter]:
+    def build(
+        self, shape: tuple[int, int, int, int], num_experts: int, rank: int, like: Tensor
+    ) -> dict[str, nn.Parameter]:
         """New parameters, stacked over experts, such that Delta_e = 0."""
 
     @abstractmethod
@@ -67,12 +69,16 @@ class Reshaped(Kind):
     """The paper's and loralib's: Delta_e = (alpha / r) * (B_e A_e) read row by row as (O, I, kh, kw).
 
     A is (E, r*kh, I*kw), B is (E, O*kh, r*kh). The rank bound r*kh concerns the (O*kh, I*kw) matrix. Within an output
-    channel the flat kernel of length I*kh*kw splits in kh blocks of length I*kw, and block i is row i of that channel in
-    B_e times A_e: so the first factor is A_e written into each of the kh blocks in turn (kh * r * kh filters), exact for
+    channel the flat kernel of length I*kh*kw splits in kh blocks of length I*kw, and block i is row i of that channel
+    in
+    B_e times A_e: so the first factor is A_e written into each of the kh blocks in turn (kh * r * kh filters), exact
+        for
     every I, also where a block ends inside a channel's kernel.
     """
 
-    def build(self, shape: tuple[int, int, int, int], num_experts: int, rank: int, like: Tensor) -> dict[str, nn.Parameter]:
+    def build(
+        self, shape: tuple[int, int, int, int], num_experts: int, rank: int, like: Tensor
+    ) -> dict[str, nn.Parameter]:
         o, i, kh, kw = shape
         return {
             "lora_A": _uniform((num_experts, rank * kh, i * kw), i * kw, like),
@@ -102,7 +108,9 @@ class Reshaped(Kind):
 class Factorised(Kind):
     """PEFT's: a kh x kw convolution to r channels, then 1 x 1. A is (E, r, I, kh, kw), B is (E, O, r)."""
 
-    def build(self, shape: tuple[int, int, int, int], num_experts: int, rank: int, like: Tensor) -> dict[str, nn.Parameter]:
+    def build(
+        self, shape: tuple[int, int, int, int], num_experts: int, rank: int, like: Tensor
+    ) -> dict[str, nn.Parameter]:
         o, i, kh, kw = shape
         inner = (i, kh, kw) if like.ndim == 4 else (i,)
         return {
@@ -129,7 +137,9 @@ class Full(Kind):
 
     low_rank = False
 
-    def build(self, shape: tuple[int, int, int, int], num_experts: int, rank: int, like: Tensor) -> dict[str, nn.Parameter]:
+    def build(
+        self, shape: tuple[int, int, int, int], num_experts: int, rank: int, like: Tensor
+    ) -> dict[str, nn.Parameter]:
         return {"expert_weight": _zeros((num_experts, *like.shape), like)}
 
     def delta(self, layer: "AdaptedLayer", experts: Sequence[int] | None = None) -> Tensor:

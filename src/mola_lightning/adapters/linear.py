@@ -11,8 +11,8 @@ from mola_lightning.adapters.scope import MixingScope
 class AdaptedLinear(AdaptedLayer, nn.Linear):
     """A Linear with E experts: y = W x + b + sum_e mixing[:, e] (alpha / r) B_e A_e x on inputs (B, ..., I).
 
-    ``reshaped`` and ``factorised`` are the same here: ordinary LoRA, lora_A (E, r, I), lora_B (E, O, r). The scaling applies
-    always, not only after merging as in the released code.
+    ``reshaped`` and ``factorised`` are the same here: ordinary LoRA, lora_A (E, r, I), lora_B (E, O, r). The scaling
+    applies always, not only after merging as in the released code.
 
     Args:
         base: the layer to replace; its parameters are taken over, not copied.
@@ -41,11 +41,17 @@ class AdaptedLinear(AdaptedLayer, nn.Linear):
         self._attach(base, num_experts=num_experts, rank=rank, alpha=alpha, kind=kind, scope=scope, plan=plan)
 
     def run(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x W^T + b."""
+        """X W^T + b."""
         return F.linear(x, weight, bias)
 
+    def run_rows(self, x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
+        """Batched x W_b^T + b."""
+        y = torch.bmm(_tokens(x), weights.transpose(1, 2))
+        y = y if bias is None else y + bias
+        return y.view(*x.shape[:-1], -1)
+
     def run_up(self, codes: Tensor, up: Tensor) -> Tensor:
-        """codes up^T."""
+        """Codes up^T."""
         return F.linear(codes, up)
 
     def scale(self, y: Tensor, weights: Tensor) -> Tensor:
@@ -57,7 +63,7 @@ class AdaptedLinear(AdaptedLayer, nn.Linear):
         return torch.bmm(_tokens(x), down.transpose(1, 2))
 
     def add_up(self, y: Tensor, codes: Tensor, up: Tensor) -> Tensor:
-        """y (B, ..., O) plus codes (B, N, M) times up^T."""
+        """Y (B, ..., O) plus codes (B, N, M) times up^T."""
         return torch.baddbmm(_tokens(y), codes.to(y.dtype), up.transpose(1, 2)).view_as(y)
 
     def mix(self, every: Tensor, weights: Tensor) -> Tensor:

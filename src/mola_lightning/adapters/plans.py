@@ -9,6 +9,7 @@ expert (r*kh^2 reshaped, r factorised). Multiply-adds beyond the base layer's P*
 | low_rank, hard: all codes, then each row's own | E M I K + M O (pointwise: M (I + O)) | |
 | low_rank, hard, grouped by expert | M (I K + O) | calls |
 | merged, hard, grouped by expert | 0 | E' O I K r kh, and E' deltas written and read |
+| merged, by row: each row's own mixed kernel | 0 | B (E + a write) O I K |
 | dense, soft | E O I K | the same with E |
 """
 
@@ -111,6 +112,7 @@ class LowRankHard(Plan):
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         y = layer.run(x, layer.weight, layer.bias)
         down, up, ids = layer.kind.down(layer), layer.kind.up(layer), mixing.expert_ids
+        assert ids is not None
         if layer.pointwise:
             codes = layer.row_codes(x, down[ids])
         else:
@@ -162,8 +164,31 @@ class Merged(Plan):
         return torch.cat([layer.run(part, w, layer.bias) for part, w in zip(parts, merged, strict=True)])
 
 
+class MergedRows(Plan):
+    """Each row with its own kernel W + sum_e mixing[b, e] Delta_e, all rows in one product (a convolution with B
+    groups).
+
+    For few channels and many pixels. Not when traced: the number of groups would be a constant of the graph.
+    """
+
+    family = "merged"
+
+    def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
+        return not mixing.hard and mixing.rows > 0 and not torch.compiler.is_compiling()
+
+    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> Cost:
+        return Cost(0.0, mixing.rows * layer.weight.numel() * (layer.num_experts + TOUCH))
+
+    def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
+        deltas = layer.kind.delta(layer).flatten(1)
+        weights = torch.addmm(layer.weight.flatten(), mixing.dense_weights(deltas), deltas)
+        return layer.run_rows(x, weights.view(-1, *layer.weight.shape), layer.bias)
+
+
 class Dense(Plan):
-    """All experts' full products, weighted; for few channels, high ranks, full-rank experts and grouped convolutions."""
+    """All experts' full products, weighted; for few channels, high ranks, full-rank experts and grouped
+    convolutions.
+    """
 
     family = "dense"
 
@@ -186,7 +211,7 @@ class Dense(Plan):
         return y.add_(layer.mix(every, weights))
 
 
-PLANS: tuple[Plan, ...] = (LowRankSoft(), LowRankHard(), LowRankGrouped(), Merged(), Dense())
+PLANS: tuple[Plan, ...] = (LowRankSoft(), LowRankHard(), LowRankGrouped(), Merged(), MergedRows(), Dense())
 
 
 def candidates(layer: "AdaptedLayer", mixing: Mixing) -> list[Plan]:
@@ -203,14 +228,16 @@ def candidates(layer: "AdaptedLayer", mixing: Mixing) -> list[Plan]:
         state = "soft" if not mixing.hard else "hard" if mixing.group_sizes else "hard, rows not grouped by expert"
         families = sorted({plan.family for plan in possible})
         raise ConfigError(
-            f"plan={layer.plan!r} cannot run a {layer.kind_name} {type(layer).__name__} with groups={layer.groups} under "
-            f"{state} mixing; possible here: {', '.join(families)}, or plan='auto'"
+            f"plan={layer.plan!r} cannot run a {layer.kind_name} {type(layer).__name__} with groups={layer.groups} "
+            f"under {state} mixing; possible here: {', '.join(families)}, or plan='auto'"
         )
     return chosen
 
 
 def choose(layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Plan:
-    """The cheapest plan. Where nothing has a cost per batch the number of positions is not read: no guard when traced."""
+    """The cheapest plan. Where nothing has a cost per batch the number of positions is not read: no guard when
+    traced.
+    """
     options = candidates(layer, mixing)
     if len(options) == 1:
         return options[0]

@@ -34,27 +34,31 @@ class Mixing:
     @property
     def rows(self) -> int:
         """B."""
-        return (self.expert_ids if self.hard else self.weights).shape[0]
+        given = self.weights if self.expert_ids is None else self.expert_ids
+        assert given is not None
+        return given.shape[0]
 
     @property
     def present(self) -> list[int]:
         """With ``group_sizes``: the experts that have rows."""
-        return [expert for expert, size in enumerate(self.group_sizes) if size]
+        return [expert for expert, size in enumerate(self.group_sizes or ()) if size]
 
     def dense_weights(self, like: Tensor) -> Tensor:
         """(B, E) weights in the dtype of ``like``, one-hot when mixing is hard."""
-        weights = F.one_hot(self.expert_ids, self.num_experts) if self.hard else self.weights
-        return weights.to(like.dtype)
+        if self.expert_ids is not None:
+            return F.one_hot(self.expert_ids, self.num_experts).to(like.dtype)
+        assert self.weights is not None
+        return self.weights.to(like.dtype)
 
     def expand(self, rows: int) -> "Mixing":
-        """The same mixing for inputs that hold each row several times, row-major: windows or tokens folded in the batch."""
+        """The same mixing for inputs that hold each row several times in a row: windows folded in the batch."""
         times, rest = divmod(rows, self.rows) if self.rows else (1, rows)
         if times == 1 and rest == 0:
             return self
         if rest or times == 0:
             raise ConfigError(
-                f"an adapted layer got {rows} rows where the routing has {self.rows}: the layer's input must hold the rows "
-                "of the batch, or a whole multiple of them. Exclude this layer with exclude_modules."
+                f"an adapted layer got {rows} rows where the routing has {self.rows}: the layer's input must hold the "
+                "rows of the batch, or a whole multiple of them. Exclude this layer with exclude_modules."
             )
         return Mixing(
             self.num_experts,
@@ -65,10 +69,10 @@ class Mixing:
 
 
 class MixingScope:
-    """Holds the mixing of the forward pass that runs now; one plain object per adapted backbone, shared with its layers.
+    """Holds the mixing of the forward pass that runs now; one plain object per backbone, shared with its layers.
 
-    Deliberately neither a module, a buffer, a global, a context variable nor a hook: it has no state outside ``bind``, so
-    nothing is stale, copies share a scope of their own, and export and compile trace straight through it.
+    Deliberately neither a module, a buffer, a global, a context variable nor a hook: it has no state outside ``bind``,
+    so nothing is stale, copies share a scope of their own, and export and compile trace straight through it.
     """
 
     def __init__(self) -> None:
@@ -87,12 +91,13 @@ class MixingScope:
         """The mixing of the running forward pass.
 
         Raises:
-            RuntimeError: outside ``bind``: a layer was called by itself, or a checkpointed block is recomputed outside it.
+            RuntimeError: outside ``bind``: a layer was called by itself, or a checkpointed block is recomputed outside
+                it.
         """
         if self._mixing is None:
             raise RuntimeError(
-                "an adapted layer ran outside the forward pass of its AdaptedBackbone, so it has no mixing weights. Call "
-                "backbone(images, routing) instead of its inner network; for activation checkpointing give "
+                "an adapted layer ran outside the forward pass of its AdaptedBackbone, so it has no mixing weights. "
+                "Call backbone(images, routing) instead of its inner network; for activation checkpointing give "
                 "AdaptedBackbone(checkpoint_modules=[...]) instead of the network's own checkpointing."
             )
         return self._mixing

@@ -100,7 +100,7 @@ def to_cells(df: pd.DataFrame) -> Cells:
         columns.append([str(int(n)) for n in seeds])
     count = int(seeds.iloc[0])
     spread = "mean ± standard deviation over seeds" if seeds.max() > 1 else "one seed, no spread known"
-    caption = f"{_measures(df)}{spread}" + (f"; {count} seeds per row." if same and count > 1 else ".")
+    caption = f"{_measures(df)}: {spread}" + (f"; {count} seeds per row." if same and count > 1 else ".")
     return Cells(header, [list(row) for row in zip(*columns, strict=True)], best, caption)
 
 
@@ -134,8 +134,9 @@ def _style(df: pd.DataFrame, name: str) -> tuple[str, float, Writer]:
     if name == "delta_m":
         return "Δm (%)", 1.0, _signed
     metrics = df.attrs.get("metrics", {})
-    title = f"{name} {metrics[name]}" if len(set(metrics.values())) > 1 and name in metrics else name
-    return (title, 100.0, _one_decimal) if in_percent(df, name) else (title, 1.0, partial(_significant, digits=4))
+    percent, mixed = in_percent(df, name), len(set(metrics.values())) > 1
+    title = f"{name} {metrics.get(name, '')}{' (%)' if percent else ''}" if mixed else name
+    return (title, 100.0, _one_decimal) if percent else (title, 1.0, partial(_significant, digits=4))
 
 
 def _cell(mean: float, std: float, n: int, seeds: int, write: Writer) -> str:
@@ -184,9 +185,9 @@ def _count(mean: float, std: float) -> tuple[str, str]:
 def _measures(df: pd.DataFrame) -> str:
     metrics = set(df.attrs.get("metrics", {}).values())
     if len(metrics) != 1:
-        return ""
+        return "Test scores"
     percent = " (%)" if any(in_percent(df, name) for name in score_columns(df)) else ""
-    return f"Test {metrics.pop()}{percent}, "
+    return f"Test {metrics.pop()}{percent}"
 
 
 def _tex(text: str) -> str:

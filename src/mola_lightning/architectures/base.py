@@ -23,7 +23,8 @@ class Features:
     Attributes:
         per_task: task name -> features (n_t, D, ...) of ``rows[name]``; an entry for every task, of 0 rows if absent.
         routing: the routing of the rows that ran through the backbone, for architectures that route.
-        routed: which task each routed row served, where the backbone ran (row, task) queries instead of the batch's rows.
+        routed: which task each routed row served, where the backbone ran (row, task) queries instead of the batch's
+            rows.
     """
 
     per_task: dict[str, Tensor]
@@ -69,8 +70,8 @@ class Architecture(nn.Module, ABC):
         if regime not in self.regimes:
             allowed = ", ".join(sorted(r.value for r in self.regimes))
             raise ConfigError(
-                f"{type(self).__name__} is not defined for the {regime.value} regime of this data, only for: {allowed}. "
-                "Choose another architecture=..."
+                f"{type(self).__name__} is not defined for the {regime.value} regime of this data, only for: "
+                f"{allowed}. Choose another architecture=..."
             )
 
     def shared_parameters(self) -> list[nn.Parameter]:

@@ -23,8 +23,10 @@ class MoLA(Architecture):
 
     The router decides which MoLA it is: TaskIdRouter makes MoLA-Grad, ConvRouter makes MoLA-Router.
 
-    Where one image has several targets (single-input), a router by task id sees (row, task) queries. ``single_input`` says
-    how they run: ``loop``, one pass per task; ``tile``, all queries in one pass. They differ only by batch normalisation,
+    Where one image has several targets (single-input), a router by task id sees (row, task) queries. ``single_input``
+    says
+    how they run: ``loop``, one pass per task; ``tile``, all queries in one pass. They differ only by batch
+        normalisation,
     whose statistics are those of a pass. A router that reads the image needs one pass in any case.
 
     Args:
@@ -76,6 +78,7 @@ class MoLA(Architecture):
         return Features(self._loop(images, rows, queries, routing), routing, queries)
 
     def _loop(self, images: Tensor, rows: TaskRows, queries: TaskRows, routing: Routing) -> dict[str, Tensor]:
+        assert routing.expert_ids is not None  # what a router by task id gives
         per_task = {}
         for name in rows.present:
             per_task[name] = self.backbone(images[rows[name]], routing.expert_ids[queries[name]])
@@ -83,7 +86,9 @@ class MoLA(Architecture):
         return {name: per_task.get(name, like[:0]) for name in rows}
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """The backbone; with a learned router also experts and router. Under routing by task id an expert is its task's own."""
+        """The backbone; with a learned router also experts and router. Under routing by task id an expert is its
+        task's own.
+        """
         own = ADAPTER_PARAMETERS if self.router.needs_task_ids else ()
         named = self.named_parameters()
         return [p for name, p in named if p.requires_grad and name.rpartition(".")[2] not in own]

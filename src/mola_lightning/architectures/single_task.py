@@ -31,7 +31,9 @@ class SingleTask(Architecture):
         self.num_features = self.backbones[self.tasks[0].name].num_features
 
     def forward(self, images: Tensor, rows: TaskRows) -> Features:
-        """Each task's rows through its own backbone. The backbone of an absent task does not run: its norm statistics stand."""
+        """Each task's rows through its own backbone. The backbone of an absent task does not run: its norm statistics
+        stand.
+        """
         return Features({name: self._run(name, images[rows[name]]) for name in rows})
 
     def _run(self, name: str, images: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """From a config to the objects of a run."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
@@ -26,7 +26,9 @@ class Parts(NamedTuple):
 
 
 def build_data(cfg: DictConfig) -> MultiTaskDataModule:
-    """The data module, with its cache built and its splits checked: what is wrong with data shows before anything else."""
+    """The data module, with its cache built and its splits checked: what is wrong with data shows before anything
+    else.
+    """
     data = instantiate(cfg.data, _convert_="all")
     if not isinstance(data, MultiTaskDataModule):
         raise ConfigError(f"data must be a MultiTaskDataModule, got {type(data).__name__}")
@@ -47,7 +49,7 @@ def build_module(cfg: DictConfig, data: MultiTaskDataModule) -> MultiTaskModule:
         auxiliary=instantiate(cfg.auxiliary, _convert_="all"),
         optimizer=instantiate(cfg.optimizer, _convert_="all"),
         scheduler=instantiate(cfg.scheduler, _convert_="all"),
-        parameter_groups=OmegaConf.to_container(cfg.parameter_groups, resolve=True),
+        parameter_groups=dict(instantiate(cfg.parameter_groups, _convert_="all")),
     )
 
 

@@ -19,8 +19,8 @@ from mola_lightning.cli.errors import command, mola_error, setup_logging, show_e
 from mola_lightning.core import RunFolderError
 from mola_lightning.core.files import atomic_write
 from mola_lightning.training import summary
-from mola_lightning.training.checkpoints import load_checkpoint
 from mola_lightning.training.callbacks import StepTimer, TestRecords
+from mola_lightning.training.checkpoints import load_checkpoint
 from mola_lightning.training.parameters import count_parameters
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def _summarise(
 ) -> None:
     data, module = parts.data, parts.module
     records, timer = parts.callbacks.get("records"), parts.callbacks.get("step_timer")
-    is_tested = isinstance(records, TestRecords) and bool(tested)
+    recorded = records if isinstance(records, TestRecords) and tested else None
     summary.write_summary(
         folder,
         {
@@ -89,8 +89,8 @@ def _summarise(
             **found,
             "parameters": count_parameters(module),
             "step_time_s": timer.statistics() if isinstance(timer, StepTimer) else {"median": None, "mean": None},
-            "routing": records.routing_statistics if is_tested else None,
-            "conflict": records.conflict_statistics if is_tested else None,
+            "routing": recorded.routing_statistics if recorded else None,
+            "conflict": recorded.conflict_statistics if recorded else None,
             "versions": summary.versions(),
             "git": summary.git_state(Path.cwd()),
             "device": str(parts.trainer.strategy.root_device),

@@ -77,7 +77,9 @@ class TaskRows(Mapping[str, Tensor]):
 
     @cached_property
     def queries(self) -> tuple[Tensor, Tensor]:
-        """All (row, task) pairs, grouped by task in task order: (row indices (Q,), task ids (Q,)), Q = sum of counts."""
+        """All (row, task) pairs, grouped by task in task order: (row indices (Q,), task ids (Q,)), Q = sum of
+        counts.
+        """
         ids = [torch.full_like(rows, t) for t, rows in enumerate(self._rows.values())]
         return torch.cat(list(self._rows.values())), torch.cat(ids)
 

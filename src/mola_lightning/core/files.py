@@ -13,8 +13,8 @@ from mola_lightning.core.errors import RunFolderError
 def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path`` and put it in its place when the block ends; leave nothing if it fails.
 
-    The temporary file lies on the same file system, so that the rename is one step; it is flushed to disk before, and its
-    folder after. Missing folders are made.
+    The temporary file lies on the same file system, so that the rename is one step; it is flushed to disk before, and
+    its folder after. Missing folders are made.
 
     Args:
         path: the file to write.

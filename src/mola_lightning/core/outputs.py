@@ -13,10 +13,11 @@ class Routing:
     """How each row mixes the experts.
 
     Attributes:
-        mixing: (B, E) mixing weights; None when ``expert_ids`` alone says it (one expert per row, no gradient to weights).
+        mixing: (B, E) mixing weights; None when ``expert_ids`` alone says it (one expert per row, no gradient to
+            weights).
         logits: (B, E) raw scores of a learned router, before softmax; None for routers without parameters.
-        expert_ids: (B,) int64 when each row runs exactly one expert and no gradient is wanted for the weights; layers then
-            run one expert per row without asking the device whether the weights are one-hot.
+        expert_ids: (B,) int64 when each row runs exactly one expert and no gradient is wanted for the weights; layers
+            then run one expert per row without asking the device whether the weights are one-hot.
         expert_counts: with ``expert_ids``, rows per expert as Python ints where the host knows them without asking the
             device; lets the backbone group rows by expert at no cost.
     """

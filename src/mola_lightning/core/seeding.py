@@ -1,4 +1,4 @@
-"""Seeds as pure functions of what they are for (DESIGN 2.7): no random state to save, the same on every machine."""
+"""Seeds as pure functions of what they are for: no random state to save, the same on every machine."""
 
 import hashlib
 

@@ -18,7 +18,7 @@ Criterion = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Regime(Enum):
-    """How samples and tasks relate (DESIGN section 1)."""
+    """How samples and tasks relate."""
 
     DOMAINS = "domains"  # same classes, several sources of images: one task a sample
     MULTI_INPUT = "multi_input"  # different label spaces: one task a sample
@@ -39,7 +39,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def accuracy_metrics(num_outputs: int) -> MetricCollection:
-    """Top-1 accuracy over all samples of a task (mola.md section 7)."""
+    """Top-1 accuracy over all samples of a task, as the paper reports it."""
     return MetricCollection({"accuracy": MulticlassAccuracy(num_classes=num_outputs, average="micro")})
 
 

@@ -32,9 +32,9 @@ class Digits(Source):
     Each domain is turned by its own angle. Turned domains want different filters for the same class, so the angles set
     the strength of the conflict between domains; with the same angle for all, only the domains' own shift remains.
 
-    The splits share no image, no font and no region of a photograph, and are balanced over classes (optdigits nearly). Validation and test
-    have 400 and 800 images a domain (optdigits: 297 and 700). They depend on ``seed`` alone, and a smaller training set
-    is the beginning of a larger one.
+    The splits share no image, no font and no region of a photograph, and are balanced over classes (the training split
+    of optdigits nearly). Validation and test have 400 and 800 images a domain (optdigits: 297 and 700). They depend on
+    ``seed`` alone, and a smaller training set is the beginning of a larger one.
 
     Args:
         domains: which domains, in task order.

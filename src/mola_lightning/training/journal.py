@@ -18,8 +18,8 @@ from mola_lightning.core.files import atomic_write
 class MetricsJournal(Logger):
     """Writes ``metrics.jsonl``, one JSON object a line, only ever appended to; and ``metrics.csv`` from it at the end.
 
-    Unlike a CSV file that is rewritten when a new column comes, a journal loses nothing to a kill, and can be cut back to
-    its length at a checkpoint.
+    Unlike a CSV file that is rewritten when a new column comes, a journal loses nothing to a kill, and can be cut back
+    to its length at a checkpoint.
 
     Args:
         folder: the run folder.

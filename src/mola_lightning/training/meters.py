@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, SumMetric
 
 from mola_lightning.core import Task
 
 
 class Meters(nn.Module):
-    """Metric objects rather than ``self.log`` per step: their sums can be put in a checkpoint, and a task that is absent
-    from a batch adds nothing instead of repeating its last value.
+    """Metric objects rather than ``self.log`` per step: their sums can be put in a checkpoint, and a task that is
+    absent from a batch adds nothing instead of repeating its last value.
 
     Args:
         measured: the tasks whose metrics are gathered.
@@ -22,16 +22,19 @@ class Meters(nn.Module):
     def __init__(self, measured: Sequence[Task], scalars: Sequence[str], tasks: Sequence[Task]) -> None:
         super().__init__()
         self.tasks, self.scalar_names = tuple(tasks), tuple(scalars)
-        # ModuleList and not ModuleDict: task names may be attributes of a module, such as "type"
-        self.losses = nn.ModuleList(MeanMetric(nan_strategy="disable") for _ in tasks)
+        # Sums and units apart: a MeanMetric that does not look for NaN (which would wait for the device) ignores
+        # weights. ModuleList and not ModuleDict: task names may be attributes of a module, such as "type".
+        self.losses = nn.ModuleList(SumMetric(nan_strategy="disable") for _ in tasks)
+        self.units = nn.ModuleList(SumMetric(nan_strategy="disable") for _ in tasks)
         self.scalars = nn.ModuleList(MeanMetric(nan_strategy="disable") for _ in scalars)
         self.measured = tuple(measured)
         self.metrics = nn.ModuleList(task.metrics(task.num_outputs) for task in measured)
 
     def update_losses(self, losses: Tensor, units: Tensor, scalars: Mapping[str, Tensor]) -> None:
         """Add a batch: losses (T,) as means over units (T,), and one value for each scalar."""
-        for meter, loss, unit in zip(self.losses, losses, units, strict=True):
-            meter.update(loss, weight=unit)
+        for i in range(len(self.tasks)):
+            self.losses[i].update(losses[i] * units[i])
+            self.units[i].update(units[i])
         for name, value in scalars.items():
             self.scalars[self.scalar_names.index(name)].update(value)
 
@@ -42,12 +45,14 @@ class Meters(nn.Module):
                 metrics.update(predictions[task.name], targets[task.name])
 
     def compute(self) -> dict[str, Tensor]:
-        """``<task>/loss``, the scalars, and with measured tasks ``<task>/<metric>``, ``mean/<metric>``, ``mean/loss``, ``score``.
+        """``<task>/loss``, the scalars, and with measured tasks ``<task>/<metric>``, ``mean/<metric>``, ``mean/loss``,
+        ``score``.
 
         A task that was never seen has no entry and does not count in a mean.
         """
-        seen = [meter.weight > 0 for meter in self.losses]
-        values = {f"{t.name}/loss": m.compute() for t, m, s in zip(self.tasks, self.losses, seen, strict=True) if s}
+        sums, units = [m.compute() for m in self.losses], [m.compute() for m in self.units]
+        seen = [bool(count > 0) for count in units]
+        values = {f"{t.name}/loss": sums[i] / units[i] for i, t in enumerate(self.tasks) if seen[i]}
         values |= {n: m.compute() for n, m in zip(self.scalar_names, self.scalars, strict=True) if m.update_called}
         if not self.measured:
             return values
@@ -66,5 +71,5 @@ class Meters(nn.Module):
 
     def reset(self) -> None:
         """Forget everything."""
-        for meter in (*self.losses, *self.scalars, *self.metrics):
+        for meter in (*self.losses, *self.units, *self.scalars, *self.metrics):
             meter.reset()

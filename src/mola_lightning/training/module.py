@@ -23,12 +23,13 @@ AuxiliaryFactory = Callable[..., AuxiliaryLoss]
 class MultiTaskModule(pl.LightningModule):
     """Trains any architecture on any regime: no branch on a method, a dataset or a regime.
 
-    Step: features per task -> heads -> mean loss of each present task -> balancer -> plus auxiliary losses. One optimiser
+    Step: features per task -> heads -> mean loss of each present task -> balancer -> plus auxiliary losses. One
+        optimiser
     over all parameters, each stepped once.
 
     Logged per epoch: ``train/<task>/loss``, ``train/loss``, ``train/aux/<name>``; ``val/<task>/<metric>``,
-    ``val/<task>/loss``, ``val/mean/<metric>``, ``val/mean/loss`` and ``val/score``, the mean over tasks of the monitored
-    metric (negated where smaller is better), on which models are selected; the same with ``test/``.
+    ``val/<task>/loss``, ``val/mean/<metric>``, ``val/mean/loss`` and ``val/score``, the mean over tasks of the
+    monitored metric (negated where smaller is better), on which models are selected; the same with ``test/``.
 
     Args:
         tasks: all tasks, in task order.
@@ -66,7 +67,9 @@ class MultiTaskModule(pl.LightningModule):
         self._optimizer = optimizer or partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-4)
         self._scheduler = scheduler
         self._parameter_groups = dict(parameter_groups or {})
-        self.meters = nn.ModuleDict({"train_": Meters((), ("loss", *(f"aux/{name}" for name in self.auxiliary)), tasks)})
+        self.meters = nn.ModuleDict(
+            {"train_": Meters((), ("loss", *(f"aux/{name}" for name in self.auxiliary)), tasks)}
+        )
         self.meters.update({f"{stage}_": Meters(self.tasks, (), tasks) for stage in ("val", "test")})
 
     def _build_auxiliary(self, name: str, given: AuxiliaryLoss | AuxiliaryFactory) -> AuxiliaryLoss:
@@ -80,7 +83,8 @@ class MultiTaskModule(pl.LightningModule):
             return given
         return given(num_experts=self.architecture.num_experts, num_tasks=len(self.tasks))
 
-    # ------------------------------------------------------------------------------------------------ forward and losses
+    # ------------------------------------------------------------------------------------------------ forward and
+    # losses
 
     def forward(self, images: Tensor, rows: TaskRows) -> ModelOutput:
         """Predictions of every task for its rows.

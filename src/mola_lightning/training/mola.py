@@ -54,10 +54,11 @@ class MoLAGrad(MultiTaskModule):
 
 
 class MoLARouter(MultiTaskModule):
-    """MoLA-Router, target-agnostic: a small network mixes the experts per image (Zhou et al., ICML 2024, arXiv 2406.09679).
+    """MoLA-Router, target-agnostic: a small network mixes the experts per image (Zhou et al., ICML 2024, arXiv
+    2406.09679).
 
-    The task-wise decorrelation (TwD) loss makes samples of one task use the same mixture and of different tasks different
-    ones. The backbone needs no task id; a head is still chosen by it.
+    The task-wise decorrelation (TwD) loss makes samples of one task use the same mixture and of different tasks
+    different ones. The backbone needs no task id; a head is still chosen by it.
 
     Args:
         tasks: all tasks, in task order.

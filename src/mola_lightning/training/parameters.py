@@ -40,7 +40,9 @@ def group_parameters(module: "MultiTaskModule", patterns: Mapping[str, Mapping[s
 
 
 def count_parameters(module: "MultiTaskModule") -> dict[str, int]:
-    """Numbers of parameters: backbone, adapters, router, heads, other (auxiliary losses, balancer), total, trainable."""
+    """Numbers of parameters: backbone, adapters, router, heads, other (auxiliary losses, balancer), total,
+    trainable.
+    """
     counts = dict.fromkeys(("backbone", "adapters", "router", "heads", "other"), 0)
     for name, parameter in module.named_parameters():
         part, _, rest = name.partition(".")

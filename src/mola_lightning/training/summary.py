@@ -11,7 +11,17 @@ from typing import Any
 from mola_lightning.core import Task
 from mola_lightning.core.files import atomic_write
 
-PACKAGES = ("mola-lightning", "torch", "torchvision", "lightning", "torchmetrics", "timm", "torchjd", "hydra-core", "numpy")
+PACKAGES = (
+    "mola-lightning",
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "timm",
+    "torchjd",
+    "hydra-core",
+    "numpy",
+)
 
 
 def nested_metrics(metrics: Mapping[str, Any], stage: str, tasks: Sequence[Task]) -> dict[str, dict[str, float]]:
@@ -51,9 +61,7 @@ def git_state(folder: Path) -> dict[str, Any]:
 
 
 def _git(folder: Path, *command: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *command], capture_output=True, text=True, check=True, timeout=10
-    )
+    done = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, check=True, timeout=10)
     return done.stdout.strip()
 
 

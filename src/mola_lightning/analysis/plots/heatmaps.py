@@ -13,6 +13,7 @@ from mola_lightning.core.errors import DataError
 
 MAX_ANNOTATED = 16  # a matrix with more rows or columns is drawn without numbers, which would be too small to read
 CELL = 0.55  # inches
+MAX_WIDTH = 12.0  # inches of panels side by side; more go below
 
 
 def mixing_heatmap(mixing: ArrayLike, task_names: Sequence[str]) -> Figure:
@@ -38,15 +39,19 @@ def routing_panels(panels: Sequence[tuple[str, ArrayLike]], task_names: Sequence
     wrong = [matrix.shape for _, matrix in matrices if len(matrix) != tasks]
     if wrong:
         raise DataError(f"mixing weights must have one row for each of {tasks} tasks, got shape {wrong[0]}")
-    widths = [max(1.4, CELL * matrix.shape[1]) for _, matrix in matrices]
-    figure = new_figure(sum(widths) + 0.3 * len(widths) + 0.09 * max(map(len, names)) + 1.1, CELL * tasks + 1.0)
-    grid = figure.subplots(1, len(matrices), squeeze=False, width_ratios=widths)[0]
-    for i, (axes, (title, matrix)) in enumerate(zip(grid, matrices, strict=True)):
+    width = max(1.4, *(CELL * matrix.shape[1] for _, matrix in matrices)) + 0.3
+    columns = max(1, min(len(matrices), int(MAX_WIDTH / width)))
+    rows = -(-len(matrices) // columns)
+    figure = new_figure(columns * width + 0.09 * max(map(len, names)) + 1.1, rows * (CELL * tasks + 0.9))
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(matrices) :]:
+        axes.set_axis_off()
+    for i, (axes, (title, matrix)) in enumerate(zip(grid, matrices, strict=False)):
         image = _show(axes, matrix, "viridis", 0.0, 1.0, "{:.2f}")
-        label_ticks(axes, names if i == 0 else [""] * tasks, [str(e) for e in range(matrix.shape[1])])
+        label_ticks(axes, names if i % columns == 0 else [""] * tasks, [str(e) for e in range(matrix.shape[1])])
         axes.set_xlabel("expert", fontsize=FONT)
         axes.set_title(title, fontsize=FONT)
-    _colour_bar(figure, image, grid, "mean mixing weight")
+    _colour_bar(figure, image, list(grid), "mean mixing weight")
     return figure
 
 

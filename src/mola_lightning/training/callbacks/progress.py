@@ -5,7 +5,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ class Progress(Callback):
         score = TextColumn("{task.fields[score]}")
         self._bar = Bar(TextColumn("{task.description}"), *columns, TimeRemainingColumn(), score, console=console)
         self._bar.start()
-        name = pl_module.architecture.method  # type: ignore[union-attr]
+        name = pl_module.architecture.method
         self._line = self._bar.add_task(str(name), total=trainer.max_epochs, completed=trainer.current_epoch, score="")
 
     def on_train_batch_end(

@@ -50,7 +50,7 @@ class TestRecords(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget what an earlier test left."""
         self.routing_statistics = self.conflict_statistics = None
-        self._tasks = tuple(pl_module.tasks)  # type: ignore[arg-type]
+        self._tasks = tuple(pl_module.tasks)
         discrete = [task for task in self._tasks if task.discrete]
         self._confusion = {t.name: torch.zeros(t.num_outputs, t.num_outputs, dtype=torch.long) for t in discrete}
         self._routing = RoutingCollector(len(self._tasks))

@@ -1,0 +1,174 @@
+"""Time, peak memory and multiply-adds of a training step, side by side with the plain backbone's."""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
+
+from mola_lightning.benchmarks.cases import Case
+from mola_lightning.benchmarks.methods import METHODS, build_module
+from mola_lightning.training import MultiTaskModule
+
+SILENT = "99"  # above every level that the profiler's library knows
+
+
+class Step:
+    """A training step over one batch: gradients to None, forward, backward, AdamW.
+
+    Args:
+        module: what is trained.
+        case: gives the batch.
+        device: where it runs.
+    """
+
+    def __init__(self, module: MultiTaskModule, case: Case, device: torch.device) -> None:
+        self.module, self.device = module.to(device), device
+        self.batch = case.batch().to(device)
+        self.optimizer = module.configure_optimizers()["optimizer"]
+
+    def __call__(self) -> None:
+        """One step, its gradients released at the end."""
+        self.module.training_step(self.batch, 0).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def seconds(self) -> float:
+        """The time of one step."""
+        self._wait()
+        start = time.perf_counter()
+        self()
+        self._wait()
+        return time.perf_counter() - start
+
+    def multiply_adds(self) -> int:
+        """Counted during one step, forward and backward."""
+        with FlopCounterMode(display=False) as counter:
+            self()
+        return counter.get_total_flops() // 2
+
+    def resident_bytes(self) -> int:
+        """Bytes that outlive a step: parameters, buffers, optimiser state, batch."""
+        kept = [*self.module.parameters(), *self.module.buffers(), self.batch.images]
+        kept += [leaf for leaf in pytree.tree_leaves(dict(self.optimizer.state)) if isinstance(leaf, Tensor)]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
+        return sum(storages.values())
+
+    def peak_bytes(self) -> int:
+        """Resident bytes plus the most that a step ever holds at a time beyond them."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            before = torch.cuda.memory_allocated(self.device)
+            self()
+            return self.resident_bytes() + torch.cuda.max_memory_allocated(self.device) - before
+        return self.resident_bytes() + peak_allocated(self)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def peak_allocated(function: Callable[[], object]) -> int:
+    """The most bytes that torch's CPU allocator had given out at a time while ``function`` ran, beyond those before.
+
+    Sums the allocations and releases that the profiler records, temporaries inside kernels included: the same number
+    whatever else runs on the machine or was run before.
+    """
+    with _silent_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    changes = [event for event in events if event["name"] == "[memory]"]
+    held = peak = 0
+    for change in sorted(changes, key=lambda event: event["ts"]):
+        held += change["args"]["Bytes"]
+        peak = max(peak, held)
+    return peak
+
+
+@contextmanager
+def _silent_profiler() -> Iterator[None]:
+    """Keep the profiler's library from writing to stderr; it reads the variable when it first runs."""
+    name = "KINETO_LOG_LEVEL"
+    before = os.environ.get(name)
+    os.environ[name] = before or SILENT
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+
+
+@dataclass
+class Measurement:
+    """What one method took.
+
+    Attributes:
+        seconds: of a step, one per round.
+        peak_bytes: see :meth:`Step.peak_bytes`.
+        multiply_adds: of a step; None where they cannot be counted.
+        plans: layer path -> class of its plan; empty without adapters, or where plans do not run.
+    """
+
+    seconds: list[float]
+    peak_bytes: int
+    multiply_adds: int | None
+    plans: dict[str, str]
+
+    def time_ratios(self, plain: "Measurement") -> tuple[float, float, float]:
+        """Median, least and greatest over rounds of the time as a multiple of the plain backbone's in the same
+        round.
+        """
+        ratios = [mine / other for mine, other in zip(self.seconds, plain.seconds, strict=True)]
+        return median(ratios), min(ratios), max(ratios)
+
+
+def measure_case(
+    case: Case, *, rounds: int | None = None, plan: str = "auto", device: torch.device | str = "cpu"
+) -> dict[str, Measurement]:
+    """All methods of a case, timed in turn: A B C A B C ...
+
+    A machine's speed drifts; methods timed in the same round share it, so ratios within rounds hold where times do not.
+
+    Args:
+        case: what to measure.
+        rounds: instead of the case's.
+        plan: family of plans; methods that cannot run by it are left out.
+        device: where it runs.
+
+    Returns:
+        Name of the method -> what it took, the plain backbone first.
+    """
+    names = [name for name in case.methods if plan in METHODS[name].plans]
+    found: dict[str, Measurement] = {}
+    steps: dict[str, Step] = {}
+    for name in names:
+        step = steps[name] = Step(build_module(name, case, plan), case, torch.device(device))
+        counted = step.multiply_adds()  # the first step, which also makes the optimiser's state
+        plans = chosen_plans(step) if METHODS[name].by_plans else {}
+        found[name] = Measurement([], step.peak_bytes(), counted if METHODS[name].countable else None, plans)
+    for _ in range(case.rounds if rounds is None else rounds):
+        for name in names:
+            found[name].seconds.append(steps[name].seconds())
+    return found
+
+
+@torch.no_grad()
+def chosen_plans(step: Step) -> dict[str, str]:
+    """Layer path -> class of the plan that the layer runs in this step."""
+    architecture = step.module.architecture
+    routing = architecture.router(step.batch.images, step.batch.rows)
+    lines = architecture.backbone.explain_plans(step.batch.images, routing)
+    return {line.path: line.chosen for line in lines}

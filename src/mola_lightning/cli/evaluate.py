@@ -1,0 +1,81 @@
+"""``mola-eval run=<folder>``: test a finished run again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from mola_lightning.cli.build import build_data, build_module
+from mola_lightning.cli.errors import command, mola_error, setup_logging, show_error
+from mola_lightning.core import ConfigError, RunFolderError
+from mola_lightning.core.errors import one_of
+from mola_lightning.core.files import atomic_write
+from mola_lightning.training import summary
+from mola_lightning.training.checkpoints import load_checkpoint
+
+
+def evaluate(
+    run: Path, checkpoint: str = "best", split: str = "test", overrides: list[str] | None = None
+) -> dict[str, Any]:
+    """Metrics of a run's checkpoint on a split.
+
+    Args:
+        run: the run folder.
+        checkpoint: ``best``, ``last`` or a file.
+        split: ``test`` or ``val``.
+        overrides: of the run's own config, ``key=value``.
+
+    Returns:
+        Task name (and ``mean``) -> metric -> value.
+    """
+    one_of("split", split, ("test", "val"))
+    config = run / "config.yaml"
+    if not config.is_file():
+        raise RunFolderError(f"{run} is no run folder: it has no config.yaml. Give the folder that mola-train printed.")
+    cfg: Any = OmegaConf.load(config)
+    OmegaConf.set_struct(cfg, True)
+    try:
+        cfg.merge_with_dotlist(overrides or [])
+    except Exception as error:
+        raise ConfigError(f"overrides of {config}: {error}") from error
+    named = checkpoint in ("best", "last")
+    weights = load_checkpoint(run / "checkpoints" / f"{checkpoint}.ckpt" if named else Path(checkpoint))
+    data = build_data(cfg)
+    module = build_module(cfg, data)
+    module.load_state_dict(weights["state_dict"])
+    trainer = instantiate(cfg.trainer, logger=False, enable_checkpointing=False, _convert_="all")
+    test = trainer.test if split == "test" else trainer.validate
+    found = test(module, data, verbose=False)[0]
+    return summary.nested_metrics(found, split, data.tasks)
+
+
+def _job(cfg: DictConfig) -> None:
+    setup_logging()
+    run = Path(cfg.run)
+    try:
+        found = evaluate(run, cfg.checkpoint, cfg.split, list(cfg.overrides))
+    except Exception as error:
+        ours = mola_error(error)
+        if ours is None:
+            raise
+        show_error(str(ours))
+        raise SystemExit(1) from None
+    path = run / f"evaluation_{cfg.split}_{Path(cfg.checkpoint).stem}.json"
+    with atomic_write(path) as file:
+        json.dump(found, file, indent=1)
+    table = Table("task", *next(iter(found.values())), title=f"{run}: {cfg.checkpoint} checkpoint, {cfg.split} split")
+    for name, values in found.items():
+        table.add_row(name, *(f"{value:.4f}" for value in values.values()))
+    Console().print(table)
+    Console().print(f"written to {path}", soft_wrap=True)
+
+
+main = command(hydra.main(config_path="pkg://mola_lightning.conf", config_name="eval", version_base="1.3")(_job))
+
+if __name__ == "__main__":
+    main()
