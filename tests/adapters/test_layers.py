@@ -194,6 +194,7 @@ PLANS_AND_FORMS = [
     ("low_rank", "soft"),
     ("low_rank", "hard"),
     ("low_rank", "grouped"),
+    ("merged", "soft"),
     ("merged", "grouped"),
     ("dense", "soft"),
     ("dense", "hard"),

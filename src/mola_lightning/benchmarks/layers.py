@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 from torch import Tensor
@@ -24,8 +23,9 @@ class LayerTiming:
         weight: shape of their weight.
         input: shape of their input.
         hard: whether each row runs one expert (rows grouped by expert), or a mixture.
-        base_seconds: forward and backward of the plain layer, median over rounds.
-        extra_seconds: plan -> median over rounds of what it takes beyond the plain layer.
+        base_seconds: forward and backward of the plain layer; the least of all rounds, which is what other load on the
+            machine changes least.
+        extra_seconds: plan -> what it takes beyond the plain layer, from the least of all rounds.
         costs: plan -> the cost model's multiply-adds beyond the plain layer.
         chosen: the plan that the cost model chooses.
     """
@@ -112,10 +112,8 @@ def _time_layer(path: str, layer: AdaptedLayer, x: Tensor, mixing: Mixing, count
         weight=tuple(layer.weight.shape),
         input=tuple(x.shape),
         hard=mixing.hard,
-        base_seconds=median(base),
-        extra_seconds={
-            name: median(own - plain for own, plain in zip(found, base, strict=True)) for name, found in seconds.items()
-        },
+        base_seconds=min(base),
+        extra_seconds={name: min(found) - min(base) for name, found in seconds.items()},
         costs={name: plan.cost(layer, mixing).total(layer.positions(x)) for name, plan in options.items()},
         chosen=type(choose(layer, x, mixing)).__name__,
     )

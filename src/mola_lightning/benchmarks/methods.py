@@ -54,6 +54,7 @@ class Method:
         plans: the families of plans that can be asked for.
         by_plans: whether adapted layers run by plans.
         countable: whether torch's counter of multiply-adds can read it.
+        slow: whether it takes so much longer than the others that a few rounds must do.
     """
 
     label: str
@@ -61,6 +62,7 @@ class Method:
     plans: tuple[str, ...] = PLAN_NAMES
     by_plans: bool = True
     countable: bool = True
+    slow: bool = False
 
 
 def build_module(name: str, case: Case, plan: str = "auto") -> MultiTaskModule:
@@ -136,10 +138,14 @@ METHODS: dict[str, Method] = {
     "grad": Method("MoLA-Grad", _grad),
     "soft": Method("soft mixing alone", _soft, SOFT_PLANS),
     "router": Method("MoLA-Router, TwD", _router, SOFT_PLANS),
-    "loop": Method("MoLA-Grad, loop over samples", _by(_grad, reference_forward), ("auto",), by_plans=False),
-    # torch counts the backward pass of grouped convolutions as if they had one group
+    "loop": Method("MoLA-Grad, loop over samples", _by(_grad, reference_forward), ("auto",), by_plans=False, slow=True),
     "kernels": Method(
-        "MoLA-Grad, a kernel per sample", _by(_grad, kernel_forward), ("auto",), by_plans=False, countable=False
+        "MoLA-Grad, a kernel per sample",
+        _by(_grad, kernel_forward),
+        ("auto",),
+        by_plans=False,
+        countable=False,  # torch counts the backward pass of grouped convolutions as if they had one group
+        slow=True,
     ),
     "stacked": Method("soft mixing, E + 1 convolutions", _by(_soft, dense_forward), ("auto",), by_plans=False),
 }

@@ -1,6 +1,7 @@
 """From an exception to what a user reads: the message of an error of ours, or the whole traceback of anything else."""
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -47,17 +48,37 @@ def show_error(message: str) -> None:
     Console(stderr=True).print(Text(f"error: {message}", style="red"), soft_wrap=True)
 
 
+def explain(error: BaseException) -> str | None:
+    """The message for an error that a user caused and can mend; None for any other."""
+    ours = mola_error(error)
+    if ours is not None:
+        return str(ours)
+    if isinstance(error, HydraException):
+        because = [str(cause) for cause in causes(error.__cause__)][:1]
+        return "\n".join([str(error), *(text for text in because if text not in str(error))])
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}. Choose another folder with paths.runs=... or paths.cache=..."
+    return None
+
+
 def command(function: Callable[..., Any]) -> Callable[..., None]:
-    """Entry point: errors of ours, and of Hydra's about the config, as messages with exit code 1."""
+    """Entry point: what a user can mend becomes a message and exit code 1; anything else keeps its traceback.
+
+    With HYDRA_FULL_ERROR=1 in the environment everything keeps its traceback.
+    """
 
     @wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> None:
         setup_logging()
+        debug = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on to us instead of printing them
         try:
             function(*args, **kwargs)
-        except (MolaError, HydraException) as error:
-            ours = mola_error(error)
-            show_error(str(ours or error))
+        except Exception as error:
+            message = None if debug else explain(error)
+            if message is None:
+                raise
+            show_error(message)
             sys.exit(1)
 
     return wrapped

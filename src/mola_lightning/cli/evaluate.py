@@ -7,11 +7,12 @@ from typing import Any
 import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
 from mola_lightning.cli.build import build_data, build_module
-from mola_lightning.cli.errors import command, mola_error, setup_logging, show_error
+from mola_lightning.cli.errors import command, setup_logging
 from mola_lightning.core import ConfigError, RunFolderError
 from mola_lightning.core.errors import one_of
 from mola_lightning.core.files import atomic_write
@@ -41,7 +42,7 @@ def evaluate(
     OmegaConf.set_struct(cfg, True)
     try:
         cfg.merge_with_dotlist(overrides or [])
-    except Exception as error:
+    except OmegaConfBaseException as error:
         raise ConfigError(f"overrides of {config}: {error}") from error
     named = checkpoint in ("best", "last")
     weights = load_checkpoint(run / "checkpoints" / f"{checkpoint}.ckpt" if named else Path(checkpoint))
@@ -57,14 +58,7 @@ def evaluate(
 def _job(cfg: DictConfig) -> None:
     setup_logging()
     run = Path(cfg.run)
-    try:
-        found = evaluate(run, cfg.checkpoint, cfg.split, list(cfg.overrides))
-    except Exception as error:
-        ours = mola_error(error)
-        if ours is None:
-            raise
-        show_error(str(ours))
-        raise SystemExit(1) from None
+    found = evaluate(run, cfg.checkpoint, cfg.split, list(cfg.overrides))
     path = run / f"evaluation_{cfg.split}_{Path(cfg.checkpoint).stem}.json"
     with atomic_write(path) as file:
         json.dump(found, file, indent=1)

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from mola_lightning.cli.build import Parts, build_run
-from mola_lightning.cli.errors import command, mola_error, setup_logging, show_error
+from mola_lightning.cli.errors import command, setup_logging
 from mola_lightning.core import RunFolderError
 from mola_lightning.core.files import atomic_write
 from mola_lightning.training import summary
@@ -117,26 +116,21 @@ def _job(cfg: DictConfig) -> float:
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         score = train(cfg, folder, quiet=sweep)
-    except Exception as error:
+    except Exception:
         if not (folder / "config.yaml").exists():
             _remove(folder)
-        ours = mola_error(error)
-        if ours is None:
-            raise
-        if sweep:
-            raise ours from None
-        show_error(str(ours))
-        sys.exit(1)
+        raise
     if not sweep:
         log.info("run folder: %s", folder)
     return score
 
 
 def _remove(folder: Path) -> None:
-    """Remove a run folder, and the folder of its day if that is left empty."""
+    """Remove a run folder, and the two folders above it (the day's, the root of runs) if they are left empty."""
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
         folder.parent.rmdir()
+        folder.parent.parent.rmdir()
 
 
 main = command(hydra.main(config_path="pkg://mola_lightning.conf", config_name="train", version_base="1.3")(_job))

@@ -1,0 +1,81 @@
+"""Measurements as tables for the terminal, and as plain data for a file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from mola_lightning.benchmarks.cases import Case
+from mola_lightning.benchmarks.layers import LayerTiming
+from mola_lightning.benchmarks.measure import Measurement
+from mola_lightning.benchmarks.methods import METHODS
+
+MISSING = "–"
+
+
+def case_table(case: Case, found: Mapping[str, Measurement]) -> Table:
+    """Time, memory and multiply-adds of each method as multiples of the plain backbone's."""
+    table = Table(title=case.title, title_justify="left")
+    for j, name in enumerate(("one training step", "time", "min-max", "peak memory", "multiply-adds")):
+        table.add_column(name, justify="right" if j else "left", no_wrap=True)
+    for name, values in case_data(case, found)["methods"].items():
+        time, counted = values["time"], values["multiply_adds"]["ratio"]
+        table.add_row(
+            METHODS[name].label,
+            _ratio(time["ratio"]),
+            f"{_ratio(time['min'])}-{_ratio(time['max'])}",
+            _ratio(values["peak_memory"]["ratio"]),
+            MISSING if counted is None else _ratio(counted),
+        )
+    return table
+
+
+def case_data(case: Case, found: Mapping[str, Measurement]) -> dict[str, Any]:
+    """Everything measured for a case, as JSON can hold it."""
+    plain = found["plain"]
+    methods = {}
+    for name, own in found.items():
+        counted = own.multiply_adds / plain.multiply_adds if own.multiply_adds and plain.multiply_adds else None
+        ratio, least, most = own.time_ratios(plain)
+        methods[name] = {
+            "label": METHODS[name].label,
+            "time": {"ratio": ratio, "min": least, "max": most, "seconds": own.seconds},
+            "peak_memory": {"ratio": own.peak_bytes / plain.peak_bytes, "bytes": own.peak_bytes},
+            "multiply_adds": {"ratio": counted, "count": own.multiply_adds},
+            "plans": own.plans,
+        }
+    return {"case": asdict(case), "methods": methods}
+
+
+def plans_table(case: Case, found: Mapping[str, Measurement]) -> Table:
+    """The plan of each layer, for each method that runs layers by plans."""
+    planned = {name: own.plans for name, own in found.items() if own.plans}
+    table = Table("layer", *(METHODS[name].label for name in planned), title=case.title, title_justify="left")
+    for path in next(iter(planned.values()), {}):
+        table.add_row(path, *(plans.get(path, MISSING) for plans in planned.values()))
+    return table
+
+
+def layers_table(case: Case, timings: Sequence[LayerTiming]) -> Table:
+    """Extra time of every plan as a multiple of the plain layer's time; which is fastest, and which is chosen."""
+    table = Table(title=f"{case.title}: extra time of each plan, plain layer = 1", title_justify="left")
+    for name in ("layers", "weight", "input", "mixing", "extra time", "fastest", "chosen"):
+        table.add_column(name)
+    for timing in timings:
+        extras = (f"{name} {extra / timing.base_seconds:.2f}" for name, extra in timing.extra_seconds.items())
+        table.add_row(
+            f"{timing.count} x {timing.layer}",
+            "x".join(map(str, timing.weight)),
+            "x".join(map(str, timing.input)),
+            "hard" if timing.hard else "soft",
+            ", ".join(extras),
+            timing.fastest,
+            timing.chosen,
+            style=None if timing.fastest == timing.chosen else "yellow",
+        )
+    return table
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
