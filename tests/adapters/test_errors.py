@@ -74,6 +74,13 @@ def test_a_network_without_layers() -> None:
         inject(nn.ReLU(), num_experts=2)
 
 
+@pytest.mark.parametrize("net", [nn.Linear(4, 4), nn.Conv2d(3, 4, 1)], ids=str)
+def test_a_layer_that_is_the_whole_network(net: nn.Module) -> None:
+    """Nothing could take its place."""
+    with pytest.raises(ConfigError, match="Sequential"):
+        AdaptedBackbone(net, num_experts=2)
+
+
 def test_a_network_twice(backbone: AdaptedBackbone) -> None:
     with pytest.raises(ConfigError, match="first is adapted already"):
         AdaptedBackbone(backbone.net, num_experts=3)

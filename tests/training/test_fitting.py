@@ -66,7 +66,9 @@ def test_training_without_validation(make_source: Make, make_module: Make, fit: 
 
 
 @pytest.mark.parametrize("method", ["hps", "mola_router"])
-def test_the_best_checkpoint_is_tested(method: str, make_source: Make, make_module: Make, fit: Make, tmp_path: Path) -> None:
+def test_the_best_checkpoint_is_tested(
+    method: str, make_source: Make, make_module: Make, fit: Make, tmp_path: Path
+) -> None:
     source = make_source("domains")
     module = make_module(method, source)
     best = ModelCheckpoint(tmp_path, "best", monitor="val/score", mode="max")

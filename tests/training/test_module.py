@@ -28,7 +28,8 @@ def task_losses(module: MultiTaskModule, batch: Batch) -> dict[str, Tensor]:
 
 def mixed_rows(source: Any, count: int) -> list[int]:
     """Rows from all over the training split, so that each task has some."""
-    return list(range(0, len(source.dataset("train")), len(source.dataset("train")) // count))
+    size = len(source.dataset("train"))
+    return [1, 2, *range(0, size, size // count)]
 
 
 # ------------------------------------------------------------------------------------------------------- the total loss
@@ -36,7 +37,9 @@ def mixed_rows(source: Any, count: int) -> list[int]:
 
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("method", METHODS[:3])
-def test_the_loss_is_the_sum_of_the_tasks_means(regime: str, method: str, make_source: Make, make_module: Make, make_batch: Make) -> None:
+def test_the_loss_is_the_sum_of_the_tasks_means(
+    regime: str, method: str, make_source: Make, make_module: Make, make_batch: Make
+) -> None:
     source = make_source(regime)
     module, batch = make_module(method, source), make_batch(source, "train", mixed_rows(source, 11))
     assert len(set(batch.rows.counts.values())) > 1  # else a mean over all rows would pass too
@@ -76,7 +79,9 @@ def linear_backbone(**_: Any) -> nn.Module:
 def test_the_loss_does_not_depend_on_the_sharing_scheme(regime: str, make_source: Make, make_batch: Make) -> None:
     source, net = make_source(regime), linear_backbone()
     batch = make_batch(source, "train", mixed_rows(source, 17))
-    modules = [MultiTaskModule(source.tasks, scheme(source.tasks, net, source.image_shape)) for scheme in (HPS, SingleTask)]
+    modules = [
+        MultiTaskModule(source.tasks, scheme(source.tasks, net, source.image_shape)) for scheme in (HPS, SingleTask)
+    ]
     modules[1].heads.load_state_dict(modules[0].heads.state_dict())
     shared, single = (module.training_step(batch, 0) for module in modules)
     torch.testing.assert_close(shared, single)
@@ -87,7 +92,9 @@ def test_the_loss_does_not_depend_on_the_sharing_scheme(regime: str, make_source
 
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("method", METHODS)
-def test_an_absent_task_adds_nothing(regime: str, method: str, make_source: Make, make_module: Make, make_batch: Make) -> None:
+def test_an_absent_task_adds_nothing(
+    regime: str, method: str, make_source: Make, make_module: Make, make_batch: Make
+) -> None:
     source = make_source(regime)
     # Task c: missing from the first rows of images with one task each, and from the last of those with several.
     size = len(source.dataset("train"))
@@ -173,7 +180,9 @@ def test_accumulation_takes_the_mean_gradient(method: str, make_source: Make, ma
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Batch, batch_idx: int) -> None:
             batches.append(batch)
 
-    fit(module, source, accumulate_grad_batches=2, limit_train_batches=2, limit_val_batches=0, callbacks=[watch, Keep()])
+    fit(
+        module, source, accumulate_grad_batches=2, limit_train_batches=2, limit_val_batches=0, callbacks=[watch, Keep()]
+    )
     assert len(watch.before) == 1
     again = make_module(method, source, optimizer=sgd)
     sum(again.training_step(batch, 0) for batch in batches).backward()
@@ -220,13 +229,15 @@ def test_the_first_pattern_wins(make_source: Make, make_module: Make) -> None:
 
 
 @pytest.mark.parametrize("patterns", [{"nothing": {"lr": 1}}, {"lora_": {"lr": 1}, "lora_A": {"lr": 2}}])
-def test_a_pattern_without_a_parameter_is_refused(patterns: dict[str, Any], make_source: Make, make_module: Make) -> None:
+def test_a_pattern_without_a_parameter_is_refused(
+    patterns: dict[str, Any], make_source: Make, make_module: Make
+) -> None:
     module = make_module("mola_grad", make_source("domains"), parameter_groups=patterns)
     with pytest.raises(ConfigError, match=f"{list(patterns)[-1]}.*no trainable parameter.*architecture"):
         module.configure_optimizers()
 
 
-# --------------------------------------------------------------------------------------------- what cannot work together
+# -------------------------------------------------------------------------------------------- what cannot work together
 
 
 @pytest.mark.parametrize("method", METHODS[:3])

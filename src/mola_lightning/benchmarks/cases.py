@@ -41,7 +41,8 @@ class Case:
     def title(self) -> str:
         """The settings in a line."""
         stages = "stages 2-4" if self.target == LATE_BLOCK_CONVS else "all stages"
-        return f"({self.name}) {self.backbone}, {self.size} px, batch {self.rows}, E={self.experts}, r={self.rank}, {stages}"
+        network = f"{self.backbone}, {self.size} px, batch {self.rows}"
+        return f"({self.name}) {network}, E={self.experts}, r={self.rank}, {stages}"
 
     def tasks(self) -> list[Task]:
         """One classification task for each expert."""

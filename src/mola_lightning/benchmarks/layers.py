@@ -11,6 +11,7 @@ from mola_lightning.adapters import AdaptedBackbone, AdaptedLayer, Mixing
 from mola_lightning.adapters.plans import candidates, choose
 from mola_lightning.backbones import create_backbone
 from mola_lightning.benchmarks.cases import Case
+from mola_lightning.core.errors import positive_int
 
 
 @dataclass
@@ -46,14 +47,18 @@ class LayerTiming:
         return min(self.extra_seconds, key=self.extra_seconds.__getitem__)
 
 
-def time_layers(case: Case, *, rounds: int = 9, device: torch.device | str = "cpu") -> list[LayerTiming]:
+def time_layers(case: Case, *, rounds: int, device: torch.device | str = "cpu") -> list[LayerTiming]:
     """Forward and backward of every plan for every shape of layer of a case, in turn with the plain layer.
 
     Args:
         case: gives network, batch and experts; its methods are not looked at.
-        rounds: how often each plan is timed.
+        rounds: how often each plan is timed, 1 or more.
         device: where it runs.
+
+    Raises:
+        ConfigError: for no rounds.
     """
+    positive_int("rounds", rounds)
     backbone = AdaptedBackbone(
         create_backbone(case.backbone), case.experts, case.rank, target_modules=[case.target]
     ).to(device)

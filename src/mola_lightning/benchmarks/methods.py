@@ -131,13 +131,11 @@ def _by(
     return built
 
 
-SOFT_PLANS = ("auto", "low_rank", "dense")
-
 METHODS: dict[str, Method] = {
     "plain": Method("plain backbone", _plain, by_plans=False),
     "grad": Method("MoLA-Grad", _grad),
-    "soft": Method("soft mixing alone", _soft, SOFT_PLANS),
-    "router": Method("MoLA-Router, TwD", _router, SOFT_PLANS),
+    "soft": Method("soft mixing alone", _soft),
+    "router": Method("MoLA-Router, TwD", _router),
     "loop": Method("MoLA-Grad, loop over samples", _by(_grad, reference_forward), ("auto",), by_plans=False, slow=True),
     "kernels": Method(
         "MoLA-Grad, a kernel per sample",

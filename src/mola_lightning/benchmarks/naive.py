@@ -54,7 +54,7 @@ def run_layers_by(backbone: AdaptedBackbone, forward: LayerForward) -> AdaptedBa
     it.
     """
     for layer in backbone.adapted.values():
-        layer.forward = partial(_forward, layer, forward)
+        layer.forward = partial(_forward, layer, forward)  # type: ignore[method-assign]
     return backbone
 
 

@@ -24,6 +24,7 @@ from mola_lightning.core.errors import positive_int
 from mola_lightning.core.files import atomic_write
 
 QUICK_CASE, QUICK_ROUNDS = "c", 3
+LAYER_ROUNDS = 9
 WIDE = 200  # characters; rich would cut tables where output goes to a file or a pipe
 
 
@@ -54,14 +55,14 @@ def bench(arguments: argparse.Namespace, console: Console) -> None:
     device = _device(arguments.device)
     facts = machine_facts(device)
     console.print(
-        f"torch {facts['torch']}, {facts['device']}, {facts['threads']} threads. Multiples of the plain backbone's step; "
+        f"torch {facts['torch']}, {facts['device']}, {facts['threads']} threads. A training step, plain backbone = 1; "
         "median over rounds in which the methods take turns."
     )
     report: dict[str, Any] = {"machine": facts, "plan": arguments.plan, "cases": {}}
     for case in _cases(arguments):
         with console.status(case.title):
             if arguments.layers:
-                timings = time_layers(case, device=device, **_given(rounds=arguments.repeats))
+                timings = time_layers(case, device=device, rounds=arguments.repeats or LAYER_ROUNDS)
             else:
                 found = measure_case(case, rounds=arguments.repeats, plan=arguments.plan, device=device)
         if arguments.layers:
@@ -111,10 +112,6 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
         rounds = QUICK_ROUNDS if arguments.repeats is None else arguments.repeats
         return [replace(CASES[QUICK_CASE], methods=OURS, rounds=rounds)]
     return [CASES[name] for name in arguments.cases]
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _device(name: str) -> torch.device:

@@ -35,6 +35,8 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The sum over rows, and n as a float scalar.
     """
+    if outputs.dtype in (torch.bfloat16, torch.float16):
+        outputs = outputs.float()  # half precision would round the sum, and counts above 256
     return F.cross_entropy(outputs, targets, reduction="sum"), outputs.new_tensor(float(len(targets)))
 
 

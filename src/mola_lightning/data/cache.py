@@ -4,7 +4,6 @@ import hashlib
 import io
 import os
 import struct
-import uuid
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mola_lightning.core import DataError, RunFolderError
+from mola_lightning.core.files import atomic_write
 
 _DIGEST = "blake2b"  # name of the checksum among the arrays
 
@@ -41,19 +41,13 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         RunFolderError: when the folder cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            with draft.open("xb") as file:
-                # The type checker takes the arrays for savez's own option `allow_pickle`.
-                np.savez(file, **arrays, **{_DIGEST: np.array(digest_of(arrays))})  # type: ignore[arg-type]
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
+        with atomic_write(path, "wb") as file:
+            # The type checker takes the arrays for savez's own option `allow_pickle`.
+            np.savez(file, **arrays, **{_DIGEST: np.array(digest_of(arrays))})  # type: ignore[arg-type]
+    except RunFolderError as error:
         raise RunFolderError(
-            f"cannot write the data cache {path}: {error.strerror or error}. "
-            "Choose a folder that can be written (option root, or the environment variable XDG_CACHE_HOME)."
+            f"the data cache: {error} Or choose another folder (option root, or the "
+            "environment variable XDG_CACHE_HOME)."
         ) from error
 
 

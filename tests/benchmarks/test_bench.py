@@ -1,0 +1,38 @@
+"""The benchmark's command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mola_lightning.cli.bench import main
+
+
+def test_quick_run_prints_a_table_and_writes_all_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bench.json"
+    threads = torch.get_num_threads()
+    assert main(["--quick", "--repeats", "1", "--threads", "1", "--plans", "--json", str(path)]) == 0
+    assert torch.get_num_threads() == threads
+    shown, errors = capsys.readouterr()
+    assert "plain backbone" in shown
+    assert "layer4.1.conv2" in shown
+    assert errors == ""
+    report = json.loads(path.read_text())
+    assert report["machine"]["threads"] == 1
+    assert report["machine"]["torch"] == torch.__version__
+    methods = report["cases"]["c"]["methods"]
+    assert list(methods) == ["plain", "grad", "soft", "router"]
+    for values in methods.values():
+        assert len(values["time"]["seconds"]) == 1
+        assert values["peak_memory"]["ratio"] >= 1
+        assert values["multiply_adds"]["ratio"] >= 1
+
+
+def test_wrong_settings_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--quick", "--threads", "0"]) == 1
+    assert "threads must be an integer >= 1" in capsys.readouterr().err
+    assert main(["--quick", "--device", "toaster"]) == 1
+    assert "--device must be cpu or cuda" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--cases", "z"])
