@@ -64,6 +64,7 @@ def test_export_hard(strict: bool) -> None:
         assert_close(program(*inputs), backbone(*inputs))
 
 
+@pytest.mark.slow
 def test_compile_soft() -> None:
     """One graph in training, and no other for other values; gradients reach experts and mixing weights."""
     backbone = make().train()
@@ -80,6 +81,7 @@ def test_compile_soft() -> None:
     assert counter.frame_count == 1
 
 
+@pytest.mark.slow
 def test_compile_hard() -> None:
     """How many rows each expert has is no property of the graph."""
     backbone = make()
@@ -90,6 +92,7 @@ def test_compile_hard() -> None:
     assert counter.frame_count == 1
 
 
+@pytest.mark.slow
 def test_compile_checkpointed() -> None:
     """The compiler lifts the mixing into the checkpointed blocks; gradients equal those without checkpointing."""
     plain, checkpointed = make(), make(checkpoint_modules=[PATTERN])

@@ -155,8 +155,8 @@ def test_untrained_mola_is_hps(method: str, regime: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_experts_gradients(method: str) -> None:
-    """MoLA-Grad: the loss of a task reaches no expert but its own (in training batch statistics, which rows share, carry
-    a little of it to others). Soft routers: it reaches all.
+    """MoLA-Grad: the loss of a task reaches no expert but its own (in training batch statistics, which rows share,
+    carry a little of it to others). Soft routers: it reaches all.
     """
     architecture = make(method).train()
     for module in architecture.modules():

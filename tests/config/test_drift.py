@@ -96,7 +96,7 @@ def test_defaults_are_the_same(name: str, node: dict[str, Any]) -> None:
     drifted = {}
     for key, value in node.items():
         default = named[key].default if key in named else inspect.Parameter.empty
-        refers = "${" in str(value) or isinstance(value, dict) and "_target_" in value
+        refers = "${" in str(value) or (isinstance(value, dict) and "_target_" in value)
         if key in SPECIAL or refers or default is inspect.Parameter.empty or key in MEANT.get(name, set()):
             continue
         # An empty list or mapping and None both say "nothing"; which of them, the constructor may choose.

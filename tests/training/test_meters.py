@@ -54,7 +54,7 @@ def test_nothing_seen_gives_nothing(make_source: Make) -> None:
     tasks = make_source("domains").tasks
     with pytest.warns(UserWarning, match="before the ``update``"):
         assert Meters(tasks, (), tasks).compute() == {}
-    assert Meters((), ("loss",), tasks).compute() == {}
+        assert Meters((), ("loss",), tasks).compute() == {}
 
 
 def test_a_reset_forgets_everything(make_source: Make, make_module: Make, make_batch: Make) -> None:

@@ -1,10 +1,9 @@
 """Activation checkpointing that knows of mixing weights.
 
 Checkpointed blocks are recomputed during the backward pass, outside the forward that bound the mixing: a layer that
-    read it
-from anywhere but an explicit argument would find nothing, or the weights of another batch and silently wrong gradients.
-(It stands among the adapters, not the backbones, since it needs the scope and layers of one level do not import each
-other.)
+read it from anywhere but an explicit argument would find nothing, or the weights of another batch and silently wrong
+gradients. (It stands among the adapters, not the backbones, since it needs the scope and layers of one level do not
+import each other.)
 """
 
 import re

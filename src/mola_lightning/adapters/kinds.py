@@ -70,10 +70,8 @@ class Reshaped(Kind):
 
     A is (E, r*kh, I*kw), B is (E, O*kh, r*kh). The rank bound r*kh concerns the (O*kh, I*kw) matrix. Within an output
     channel the flat kernel of length I*kh*kw splits in kh blocks of length I*kw, and block i is row i of that channel
-    in
-    B_e times A_e: so the first factor is A_e written into each of the kh blocks in turn (kh * r * kh filters), exact
-        for
-    every I, also where a block ends inside a channel's kernel.
+    in B_e times A_e: so the first factor is A_e written into each of the kh blocks in turn (kh * r * kh filters), exact
+    for every I, also where a block ends inside a channel's kernel.
     """
 
     def build(

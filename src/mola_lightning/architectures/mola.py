@@ -24,10 +24,8 @@ class MoLA(Architecture):
     The router decides which MoLA it is: TaskIdRouter makes MoLA-Grad, ConvRouter makes MoLA-Router.
 
     Where one image has several targets (single-input), a router by task id sees (row, task) queries. ``single_input``
-    says
-    how they run: ``loop``, one pass per task; ``tile``, all queries in one pass. They differ only by batch
-        normalisation,
-    whose statistics are those of a pass. A router that reads the image needs one pass in any case.
+    says how they run: ``loop``, one pass per task; ``tile``, all queries in one pass. They differ only by batch
+    normalisation, whose statistics are those of a pass. A router that reads the image needs one pass in any case.
 
     Args:
         tasks: all tasks, in task order.

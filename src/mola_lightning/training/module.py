@@ -24,8 +24,7 @@ class MultiTaskModule(pl.LightningModule):
     """Trains any architecture on any regime: no branch on a method, a dataset or a regime.
 
     Step: features per task -> heads -> mean loss of each present task -> balancer -> plus auxiliary losses. One
-        optimiser
-    over all parameters, each stepped once.
+    optimiser over all parameters, each stepped once.
 
     Logged per epoch: ``train/<task>/loss``, ``train/loss``, ``train/aux/<name>``; ``val/<task>/<metric>``,
     ``val/<task>/loss``, ``val/mean/<metric>``, ``val/mean/loss`` and ``val/score``, the mean over tasks of the

@@ -1,0 +1,107 @@
+"""What cannot work is refused with a message that says what to do, and leaves nothing behind."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mola_lightning.cli import build
+from mola_lightning.cli.train import main
+from mola_lightning.core import DataError
+from mola_lightning.data import Digits, MultiTaskDataModule, TensorSource
+
+Command = Callable[..., Any]
+SMALL = ("data.source.num_train=24", "data.source.image_size=14", "debug=quick")
+
+REFUSED = [
+    (["nonsense=1"], ["nonsense", "nonsense=1"]),
+    (["adapter.rnak=2"], ["rnak"]),
+    (["architecture=mula"], ["mula", "mola_grad", "single_task"]),
+    (["experiment=digits/mula"], ["digits/mula", "mola_grad"]),
+    (["adapter.rank=0"], ["rank must be", ">= 1", "got 0"]),
+    (["adapter.rank=two"], ["rank must be", "'two'"]),
+    (["adapter.target_modules=[nothing]"], ["nothing", "layer1"]),
+    (["adapter.plan=fast"], ["plan", "'fast'", "'auto'"]),
+    (["architecture.num_experts=0"], ["num_experts", "got 0"]),
+    (["architecture=mola_grad", "architecture.num_experts=3"], ["3", "4"]),
+    (["architecture=hps", "auxiliary=twd"], ["HPS", "auxiliary=none"]),
+    (["architecture=mola_grad", "auxiliary=twd"], ["mola_grad", "auxiliary=none"]),
+    (["auxiliary.twd.weight=-1"], ["weight", "-1"]),
+    (["data.source.num_train={mnist:100000}"], ["num_train of mnist", "100000", "at most"]),
+    (["data.source.domains=[mnist,letters]"], ["'letters'", "'photo'"]),
+    (["data.batch_size=0"], ["batch_size", "got 0"]),
+    (["data.num_workers=-1"], ["num_workers", "got -1"]),
+    (["backbone.widths=[3,8]"], ["widths"]),
+    (["parameter_groups={nothing:{lr:1}}"], ["parameter_groups", "'nothing'"]),
+    (["data.batch_size=1000"], ["batch_size is 1000", "96 rows"]),
+]
+
+
+def check_refusal(outcome: Any, working: Path, named: list[str]) -> None:
+    text = outcome.out + outcome.err
+    assert outcome.code != 0
+    assert "Traceback" not in text
+    assert "Error executing job" not in text
+    for part in named:
+        assert part in text, text
+    assert list(working.iterdir()) == [], "something was left behind"
+
+
+@pytest.mark.parametrize(("overrides", "named"), REFUSED, ids=lambda value: value[-1] if value[0].count("=") else "")
+def test_it_is_refused(overrides: list[str], named: list[str], command: Command, tmp_path: Path) -> None:
+    check_refusal(command(main, *SMALL, *overrides), tmp_path / "working", named)
+
+
+def test_a_folder_that_cannot_be_written(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    outcome = command(main, *SMALL, f"paths.runs={tmp_path / 'file' / 'runs'}")
+    check_refusal(outcome, tmp_path / "working", [str(tmp_path / "file" / "runs"), "paths.runs="])
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_damaged_cache(command: Command, tmp_path: Path) -> None:
+    source = Digits(num_train=24, root=tmp_path / "cache")
+    damaged = source.cache_file("optdigits")
+    damaged.parent.mkdir()
+    damaged.write_bytes(b"not an archive")
+    overrides = [
+        "data.source.domains=[optdigits,mnist]",
+        "data.source.rotations=0",
+        f"paths.cache={tmp_path / 'cache'}",
+    ]
+    outcome = command(main, *SMALL, *overrides)
+    check_refusal(outcome, tmp_path / "working", [damaged.name, "damaged", "Delete the file"])
+    damaged.unlink()
+    assert command(main, *SMALL, *overrides, "test=false").code == 0
+
+
+class Mislabelled(TensorSource):
+    """A user's data with labels from 1 to 3 instead of 0 to 2."""
+
+    def __init__(self) -> None:
+        parts = {name: (torch.rand(8, 3, 14, 14), torch.arange(8) % 3 + 1) for name in ("a", "b")}
+        super().__init__({"train": parts, "val": parts, "test": parts}, num_classes=3)
+
+
+def test_a_label_out_of_range(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mislabelled(*_: Any) -> MultiTaskDataModule:
+        data = MultiTaskDataModule(Mislabelled(), batch_size=4)
+        data.setup("fit")
+        return data
+
+    monkeypatch.setattr(build, "build_data", mislabelled)
+    named = ["task 'a'", "0..2", "found 3", "training split" if False else "train split"]
+    check_refusal(command(main, *SMALL), tmp_path / "working", named)
+    with pytest.raises(DataError):
+        mislabelled()
+
+
+def test_one_bad_run_of_a_sweep(command: Command, tmp_path: Path) -> None:
+    outcome = command(main, "-m", *SMALL, "adapter.rank=0,1", "figures=false", "test=false")
+    assert outcome.code != 0
+    assert "rank must be" in outcome.err
+    assert "Traceback" not in outcome.err
+    runs = {path.parent.name for path in (tmp_path / "working").rglob("config.yaml")}
+    assert "0_seed0" not in runs
