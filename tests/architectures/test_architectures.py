@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from mola_lightning.adapters import AdaptedBackbone
 from mola_lightning.adapters.kinds import ADAPTER_PARAMETERS
-from mola_lightning.architectures import HPS, Architecture, Features, MoLA, SingleTask
+from mola_lightning.architectures import HPS, Architecture, MoLA, SingleTask
 from mola_lightning.backbones import create_small_resnet
-from mola_lightning.core import ConfigError, DataError, Regime, Task, TaskRows
+from mola_lightning.core import Task, TaskRows
 from mola_lightning.routers import ConvRouter, HardRouter, Router, TaskIdRouter, TopKRouter, UniformRouter
 
 TASKS = [Task("art", 3), Task("clipart", 5), Task("product", 2)]
@@ -231,105 +231,3 @@ def test_single_task_backbones_are_separate() -> None:
     architecture(make_images(), REGIMES["disjoint, one task absent"])
     after = architecture.backbones["clipart"].state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())  # its norm statistics stand
-
-
-def test_the_given_module_is_not_changed() -> None:
-    given = net()
-    keys = list(given.state_dict())
-    MoLA(TASKS, given, TaskIdRouter)
-    assert list(given.state_dict()) == keys
-
-
-def test_backbones_from_names_and_factories() -> None:
-    seen = {}
-
-    def factory(in_channels: int, image_size: tuple[int, int] | None) -> nn.Module:
-        seen.update(in_channels=in_channels, image_size=image_size)
-        return create_small_resnet((4, WIDTH), (1, 1), in_channels=in_channels)
-
-    hps = HPS(TASKS, factory, (1, 8, 12))
-    assert seen == {"in_channels": 1, "image_size": (8, 12)}
-    assert hps(torch.zeros(2, 1, 8, 12), TaskRows.all_rows(2, NAMES)).per_task["art"].shape == (2, WIDTH)
-    HPS(TASKS, factory)
-    assert seen == {"in_channels": 3, "image_size": None}
-    by_name = HPS(TASKS, "test_resnet", (3, 32, 32))
-    assert by_name.num_features == by_name.backbone.num_features
-    channels = MoLA(TASKS, factory, ROUTERS["mola_router"], image_shape=(1, 8, 12))
-    assert channels.router.conv1.in_channels == 1
-
-
-def test_dense_features() -> None:
-    """A backbone without pooling gives maps, also of absent tasks."""
-    dense = create_small_resnet((4, WIDTH), (1, 1), pooled=False)
-    for architecture in (HPS(TASKS, dense, SHAPE), SingleTask(TASKS, dense, SHAPE), MoLA(TASKS, dense, TaskIdRouter)):
-        features = architecture.double()(make_images(), REGIMES["partial, one task absent"]).per_task
-        assert [tuple(feature.shape) for feature in features.values()] == [(n, WIDTH, 8, 8) for n in (2, 0, 4)]
-
-
-def test_regimes() -> None:
-    for method in METHODS:
-        for regime in Regime:
-            make(method).check_regime(regime)
-
-    class OneTaskARow(HPS):
-        regimes = frozenset({Regime.DOMAINS, Regime.MULTI_INPUT})
-
-    with pytest.raises(ConfigError, match="OneTaskARow is not defined for the single_input .*domains, multi_input"):
-        OneTaskARow(TASKS, net()).check_regime(Regime.SINGLE_INPUT)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"num_experts": 0}, "num_experts must be an integer >= 1, got 0"),
-        ({"single_input": "stack"}, "single_input must be one of 'loop', 'tile', got 'stack'"),
-        ({"backbone": 7}, "backbone must be a timm name, a module or a factory, got 7"),
-        ({"backbone": nn.Conv2d(3, 4, 1)}, r"num_features.*Conv2d has none\. Set it"),
-        ({"tasks": []}, "at least one task"),
-        ({"tasks": [TASKS[0], TASKS[0]]}, "found twice: art"),
-        ({"image_shape": SHAPE, "adapter": partial(AdaptedBackbone, target_modules=["nothing"])}, "matches no"),
-    ],
-)
-def test_settings(settings: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        MoLA(**{"tasks": TASKS, "backbone": net(), "router": TaskIdRouter, **settings})
-
-
-def test_a_network_that_reads_weights_is_found_out_at_once() -> None:
-    class Reads(nn.Module):
-        num_features = 4
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.used, self.unused = nn.Conv2d(3, 4, 1), nn.Linear(4, 4)
-
-        def forward(self, images: Tensor) -> Tensor:
-            return nn.functional.linear(self.used(images).mean((2, 3)), self.unused.weight)
-
-    with pytest.raises(ConfigError, match="never calls these adapted layers.*unused"):
-        MoLA(TASKS, Reads(), TaskIdRouter, image_shape=SHAPE)
-
-
-def test_too_few_experts_for_the_tasks() -> None:
-    mola = make("mola_grad", num_experts=2)
-    mola(make_images(), TaskRows.from_task_ids(torch.tensor([0, 1, 1, 0, 0]), NAMES))
-    with pytest.raises(ConfigError, match="product would have no expert; set num_experts to 3"):
-        mola(make_images(), REGIMES["disjoint"])
-
-
-def test_more_experts_than_tasks() -> None:
-    """Experts beyond the tasks stay unused under routing by task id, and serve all under a learned router."""
-    for method in ("mola_grad", "mola_router"):
-        mola = make(method, num_experts=5).train()
-        features: Features = mola(make_images(), REGIMES["disjoint"])
-        sum(feature.square().sum() for feature in features.per_task.values()).backward()
-        gradient = mola.backbone.adapted["conv1"].lora_B.grad
-        assert [bool(g.any()) for g in gradient] == [True] * 3 + [method == "mola_router"] * 2
-
-
-def test_task_ids_are_needed() -> None:
-    mola = make("mola_grad")
-    with pytest.raises(ConfigError, match="TaskIdRouter routes by task id"):
-        mola.router(make_images())
-    with pytest.raises(DataError, match="exactly one task"):
-        mola.router(make_images(), REGIMES["all rows"])

@@ -55,6 +55,7 @@ def command(
     root, working = logging.getLogger(), tmp_path / "working"
     working.mkdir()
     monkeypatch.chdir(working)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     handlers, level = root.handlers[:], root.level
 
     def run(main: Callable[[], Any], *arguments: str) -> Outcome:

@@ -9,7 +9,6 @@ import torch
 
 from mola_lightning.cli import build
 from mola_lightning.cli.train import main
-from mola_lightning.core import DataError
 from mola_lightning.data import Digits, MultiTaskDataModule, TensorSource
 
 Command = Callable[..., Any]
@@ -19,7 +18,7 @@ REFUSED = [
     (["nonsense=1"], ["nonsense", "nonsense=1"]),
     (["adapter.rnak=2"], ["rnak"]),
     (["architecture=mula"], ["mula", "mola_grad", "single_task"]),
-    (["experiment=digits/mula"], ["digits/mula", "mola_grad"]),
+    (["experiment=digits/mula"], ["experiment/digits/mula"]),
     (["adapter.rank=0"], ["rank must be", ">= 1", "got 0"]),
     (["adapter.rank=two"], ["rank must be", "'two'"]),
     (["adapter.target_modules=[nothing]"], ["nothing", "layer1"]),
@@ -33,7 +32,7 @@ REFUSED = [
     (["data.source.domains=[mnist,letters]"], ["'letters'", "'photo'"]),
     (["data.batch_size=0"], ["batch_size", "got 0"]),
     (["data.num_workers=-1"], ["num_workers", "got -1"]),
-    (["backbone.widths=[3,8]"], ["widths"]),
+    (["backbone.widths=[3,8,8]"], ["widths must be even", "(3, 8, 8)"]),
     (["parameter_groups={nothing:{lr:1}}"], ["parameter_groups", "'nothing'"]),
     (["data.batch_size=1000"], ["batch_size is 1000", "96 rows"]),
 ]
@@ -43,13 +42,12 @@ def check_refusal(outcome: Any, working: Path, named: list[str]) -> None:
     text = outcome.out + outcome.err
     assert outcome.code != 0
     assert "Traceback" not in text
-    assert "Error executing job" not in text
     for part in named:
         assert part in text, text
     assert list(working.iterdir()) == [], "something was left behind"
 
 
-@pytest.mark.parametrize(("overrides", "named"), REFUSED, ids=lambda value: value[-1] if value[0].count("=") else "")
+@pytest.mark.parametrize(("overrides", "named"), REFUSED, ids=[" ".join(overrides) for overrides, _ in REFUSED])
 def test_it_is_refused(overrides: list[str], named: list[str], command: Command, tmp_path: Path) -> None:
     check_refusal(command(main, *SMALL, *overrides), tmp_path / "working", named)
 
@@ -59,6 +57,16 @@ def test_a_folder_that_cannot_be_written(command: Command, tmp_path: Path) -> No
     outcome = command(main, *SMALL, f"paths.runs={tmp_path / 'file' / 'runs'}")
     check_refusal(outcome, tmp_path / "working", [str(tmp_path / "file" / "runs"), "paths.runs="])
     assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("override", ["adapter.rank=0", "parameter_groups={nothing:{lr:1}}"])
+def test_what_lay_in_the_run_folder_stays(override: str, command: Command, tmp_path: Path) -> None:
+    """A run in the working directory itself must not clean up what is not its own."""
+    kept = tmp_path / "working" / "thesis" / "chapter.txt"
+    kept.parent.mkdir()
+    kept.write_text("years of work")
+    assert command(main, *SMALL, "hydra.run.dir=.", override).code == 1
+    assert kept.read_text() == "years of work"
 
 
 def test_a_damaged_cache(command: Command, tmp_path: Path) -> None:
@@ -92,10 +100,8 @@ def test_a_label_out_of_range(command: Command, tmp_path: Path, monkeypatch: pyt
         return data
 
     monkeypatch.setattr(build, "build_data", mislabelled)
-    named = ["task 'a'", "0..2", "found 3", "training split" if False else "train split"]
+    named = ["task 'a'", "0..2", "found 3", "train split"]
     check_refusal(command(main, *SMALL), tmp_path / "working", named)
-    with pytest.raises(DataError):
-        mislabelled()
 
 
 def test_one_bad_run_of_a_sweep(command: Command, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mola_lightning.adapters.base import AdaptedLayer
-from mola_lightning.adapters.checkpointing import wrap_checkpoints
+from mola_lightning.adapters.checkpointing import CheckpointBoundary, wrap_checkpoints
 from mola_lightning.adapters.inject import inject
 from mola_lightning.adapters.kinds import ADAPTER_PARAMETERS
 from mola_lightning.adapters.merge import merged_copy
@@ -90,8 +90,15 @@ class AdaptedBackbone(nn.Module):
     @property
     def adapted(self) -> dict[str, AdaptedLayer]:
         """Path in the network -> adapted layer."""
-        found = self.net.named_modules()
-        return {path.replace(".inner.", "."): layer for path, layer in found if isinstance(layer, AdaptedLayer)}
+        modules = dict(self.net.named_modules())
+        boundaries = [path for path, module in modules.items() if isinstance(module, CheckpointBoundary)]
+        found = {path: layer for path, layer in modules.items() if isinstance(layer, AdaptedLayer)}
+        for boundary in boundaries:
+            inner = f"{boundary}.inner"
+            found = {
+                p.replace(inner, boundary, 1) if f"{p}.".startswith(f"{inner}.") else p: m for p, m in found.items()
+            }
+        return found
 
     def adapter_parameters(self) -> Iterator[nn.Parameter]:
         """The experts' parameters, stacked over experts."""
@@ -148,9 +155,10 @@ class AdaptedBackbone(nn.Module):
             what = "expert ids must be (B,)" if routing.hard else "mixing weights must be (B, E)"
             raise ConfigError(f"{what} = {wanted}, got {tuple(given.shape)}")
         if routing.hard and routing.expert_counts is None and given.device.type == "cpu":
+            outside = given[(given < 0) | (given >= self.num_experts)]
+            if len(outside):
+                raise ConfigError(f"expert ids must lie in 0..{self.num_experts - 1}, got {int(outside[0])}")
             counts = torch.bincount(given, minlength=self.num_experts).tolist()
-            if len(counts) > self.num_experts:
-                raise ConfigError(f"expert ids must lie in 0..{self.num_experts - 1}, got {int(given.max())}")
             routing = Routing(routing.mixing, routing.logits, given, tuple(counts))
         return routing
 
@@ -168,6 +176,8 @@ class AdaptedBackbone(nn.Module):
             if not 0 <= expert < self.num_experts:
                 raise ConfigError(f"expert must lie in 0..{self.num_experts - 1}, got {expert}")
             mixing = torch.eye(self.num_experts)[expert]
+        if tuple(mixing.shape) != (self.num_experts,):
+            raise ConfigError(f"merge takes mixing weights (E,) = ({self.num_experts},), got {tuple(mixing.shape)}")
         device = next(self.net.parameters()).device
         return merged_copy(self.net, mixing.to(device))
 

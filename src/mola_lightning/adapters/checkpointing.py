@@ -7,10 +7,12 @@ import each other.)
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 from mola_lightning.adapters.scope import Mixing, MixingScope
@@ -35,17 +37,41 @@ class CheckpointBoundary(nn.Module):
 
     def forward(self, *args: Tensor) -> Tensor:
         """The block's output."""
-        if not (self.training and torch.is_grad_enabled()):
+        if not torch.is_grad_enabled():
             return self.inner(*args)
         if torch.compiler.is_compiling():  # the compiler lifts the bound tensors into the region by itself
             return checkpoint(self.inner, *args, use_reentrant=False)
         mixing = self.scope.current()
         # the tensors are arguments of the region, so that it keeps them alive and differentiates through them
-        return checkpoint(self._rebind, mixing, mixing.weights, mixing.expert_ids, *args, use_reentrant=False)
+        return checkpoint(
+            self._rebind,
+            mixing,
+            mixing.weights,
+            mixing.expert_ids,
+            *args,
+            use_reentrant=False,
+            context_fn=self._contexts,
+        )
+
+    def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _statistics_stand(self.inner)
 
     def _rebind(self, mixing: Mixing, weights: Tensor | None, expert_ids: Tensor | None, *args: Tensor) -> Tensor:
         with self.scope.bind(Mixing(mixing.num_experts, weights, expert_ids, mixing.group_sizes)):
             return self.inner(*args)
+
+
+@contextmanager
+def _statistics_stand(net: nn.Module) -> Iterator[None]:
+    """Running statistics are updated in copies, which are then dropped: recomputing a batch is not another batch."""
+    kept = [(m, n, b) for m in net.modules() if isinstance(m, _NormBase) for n, b in m.named_buffers(recurse=False)]
+    for norm, name, buffer in kept:
+        setattr(norm, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for norm, name, buffer in kept:
+            setattr(norm, name, buffer)
 
 
 def _drop_prefix(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: dict[str, object]) -> None:
@@ -54,7 +80,7 @@ def _drop_prefix(module: nn.Module, state: dict[str, Tensor], prefix: str, metad
 
 
 def _add_prefix(module: nn.Module, state: dict[str, Tensor], prefix: str, *args: object) -> None:
-    for key in [key for key in state if key.startswith(prefix) and not key.startswith(f"{prefix}inner.")]:
+    for key in [key for key in state if key.startswith(prefix)]:
         state[f"{prefix}inner.{key[len(prefix) :]}"] = state.pop(key)
 
 
@@ -71,7 +97,10 @@ def wrap_checkpoints(net: nn.Module, patterns: Sequence[str], scope: MixingScope
     paths = [path for path, _ in net.named_modules() if path]
     wrapped: list[str] = []
     for pattern in patterns:
-        found = [path for path in paths if re.search(pattern, path)]
+        try:
+            found = [path for path in paths if re.search(pattern, path)]
+        except re.error as error:
+            raise ConfigError(f"checkpoint_modules pattern {pattern!r} is not a regular expression: {error}") from None
         if not found:
             raise ConfigError(
                 f"checkpoint_modules pattern {pattern!r} matches no module; there are {', '.join(paths[:12])} ..."

@@ -62,7 +62,7 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
             rows * self.groups,
         )
         y = y.reshape(rows, self.out_channels, *y.shape[2:])
-        return y if bias is None else y + bias[:, None, None]
+        return y if bias is None else y + bias.to(y.dtype)[:, None, None]
 
     def run_up(self, codes: Tensor, up: Tensor) -> Tensor:
         """1 x 1 convolution."""

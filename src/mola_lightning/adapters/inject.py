@@ -92,6 +92,11 @@ def inject(
         if reason:
             report.skipped[path] = reason
             continue
+        if not path:
+            raise ConfigError(
+                f"the network itself is a {type(layer).__name__}, which nothing holds, so nothing can take its place; "
+                "wrap it: nn.Sequential(net)"
+            )
         layer_rank = next((r for pattern, r in rank_pattern.items() if re.search(pattern, path)), rank)
         if id(layer) not in replaced:  # one layer under two names stays one layer
             adapted = _adapted_type(path, layer)

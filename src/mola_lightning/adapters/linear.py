@@ -47,7 +47,7 @@ class AdaptedLinear(AdaptedLayer, nn.Linear):
     def run_rows(self, x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
         """Batched x W_b^T + b."""
         y = torch.bmm(_tokens(x), weights.transpose(1, 2))
-        y = y if bias is None else y + bias
+        y = y if bias is None else y + bias.to(y.dtype)
         return y.view(*x.shape[:-1], -1)
 
     def run_up(self, codes: Tensor, up: Tensor) -> Tensor:

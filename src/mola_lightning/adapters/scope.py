@@ -52,9 +52,9 @@ class Mixing:
 
     def expand(self, rows: int) -> "Mixing":
         """The same mixing for inputs that hold each row several times in a row: windows folded in the batch."""
-        times, rest = divmod(rows, self.rows) if self.rows else (1, rows)
-        if times == 1 and rest == 0:
+        if rows == self.rows:  # first, and without arithmetic: tracing knows that symbolic sizes are equal
             return self
+        times, rest = (rows // self.rows, rows % self.rows) if self.rows else (0, rows)
         if rest or times == 0:
             raise ConfigError(
                 f"an adapted layer got {rows} rows where the routing has {self.rows}: the layer's input must hold the "

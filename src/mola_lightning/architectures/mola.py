@@ -80,7 +80,7 @@ class MoLA(Architecture):
         per_task = {}
         for name in rows.present:
             per_task[name] = self.backbone(images[rows[name]], routing.expert_ids[queries[name]])
-        like = next(iter(per_task.values()))
+        like = next(iter(per_task.values()), images.new_zeros(0, self.num_features))
         return {name: per_task.get(name, like[:0]) for name in rows}
 
     def shared_parameters(self) -> list[nn.Parameter]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from mola_lightning.architectures.base import Architecture, BackboneFactory, Features, build_backbone
@@ -34,12 +33,9 @@ class SingleTask(Architecture):
         """Each task's rows through its own backbone. The backbone of an absent task does not run: its norm statistics
         stand.
         """
-        return Features({name: self._run(name, images[rows[name]]) for name in rows})
-
-    def _run(self, name: str, images: Tensor) -> Tensor:
-        if len(images):
-            return self.backbones[name](images)
-        return torch.zeros(0, self.num_features, dtype=images.dtype, device=images.device)
+        per_task = {name: self.backbones[name](images[rows[name]]) for name in rows.present}
+        none = next((features[:0].detach() for features in per_task.values()), images.new_zeros(0, self.num_features))
+        return Features({name: per_task.get(name, none) for name in rows})
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """None: no parameter serves two tasks."""

@@ -1,7 +1,6 @@
 """The plans of each kind of layer in a network, timed one layer at a time: what their cost model is fitted to."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,10 @@ from mola_lightning.adapters import AdaptedBackbone, AdaptedLayer, Mixing
 from mola_lightning.adapters.plans import candidates, choose
 from mola_lightning.backbones import create_backbone
 from mola_lightning.benchmarks.cases import Case
+from mola_lightning.benchmarks.measure import CLOCKS, check_clock
 from mola_lightning.core.errors import positive_int
+
+Clock = Callable[[], float]
 
 
 @dataclass
@@ -47,18 +49,22 @@ class LayerTiming:
         return min(self.extra_seconds, key=self.extra_seconds.__getitem__)
 
 
-def time_layers(case: Case, *, rounds: int, device: torch.device | str = "cpu") -> list[LayerTiming]:
+def time_layers(
+    case: Case, *, rounds: int, device: torch.device | str = "cpu", clock: str = "wall"
+) -> list[LayerTiming]:
     """Forward and backward of every plan for every shape of layer of a case, in turn with the plain layer.
 
     Args:
         case: gives network, batch and experts; its methods are not looked at.
         rounds: how often each plan is timed, 1 or more.
         device: where it runs.
+        clock: ``wall``, or ``cpu`` for processor time on one thread.
 
     Raises:
-        ConfigError: for no rounds.
+        ConfigError: for no rounds, or an unknown clock.
     """
     positive_int("rounds", rounds)
+    check_clock(clock, torch.device(device))
     backbone = AdaptedBackbone(
         create_backbone(case.backbone), case.experts, case.rank, target_modules=[case.target]
     ).to(device)
@@ -73,7 +79,7 @@ def time_layers(case: Case, *, rounds: int, device: torch.device | str = "cpu") 
     timings = []
     for (path, layer, shape), count in _shapes(backbone, case).items():
         x = torch.randn(shape, generator=generator).to(device).requires_grad_()
-        timings += [_time_layer(path, layer, x, mixing, count, rounds) for mixing in mixings]
+        timings += [_time_layer(path, layer, x, mixing, count, rounds, CLOCKS[clock]) for mixing in mixings]
     return timings
 
 
@@ -100,16 +106,20 @@ def _shapes(backbone: AdaptedBackbone, case: Case) -> dict[tuple[str, AdaptedLay
     }
 
 
-def _time_layer(path: str, layer: AdaptedLayer, x: Tensor, mixing: Mixing, count: int, rounds: int) -> LayerTiming:
+def _time_layer(
+    path: str, layer: AdaptedLayer, x: Tensor, mixing: Mixing, count: int, rounds: int, clock: Clock
+) -> LayerTiming:
     options = {type(plan).__name__: plan for plan in candidates(layer, mixing)}
     runs: dict[str, Callable[[], Tensor]] = {"": lambda: layer.run(x, layer.weight, layer.bias)}
     for name, plan in options.items():
         runs[name] = lambda plan=plan: plan.run(layer, x, mixing)  # type: ignore[misc]
     leaves = [x, *layer.parameters(), *([] if mixing.hard else [mixing.weights])]
-    seconds = {name: list(_rounds(run, leaves, 0)) for name, run in runs.items()}
+    for run in runs.values():
+        _seconds(run, leaves, clock)  # to warm up
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            seconds[name] += _rounds(run, leaves, 1)
+            seconds[name].append(_seconds(run, leaves, clock))
     base = seconds.pop("")
     return LayerTiming(
         layer=path,
@@ -124,18 +134,19 @@ def _time_layer(path: str, layer: AdaptedLayer, x: Tensor, mixing: Mixing, count
     )
 
 
-def _rounds(run: Callable[[], Tensor], leaves: Sequence[Tensor], rounds: int) -> Iterator[float]:
-    """Seconds of forward and backward; a call with 0 rounds warms up."""
-    for _ in range(max(rounds, 1)):
-        if leaves[0].is_cuda:
-            torch.cuda.synchronize(leaves[0].device)
-        start = time.perf_counter()
-        y = run()
-        y.backward(y.detach())
-        if leaves[0].is_cuda:
-            torch.cuda.synchronize(leaves[0].device)
-        elapsed = time.perf_counter() - start
-        for leaf in leaves:
-            leaf.grad = None
-        if rounds:
-            yield elapsed
+def _seconds(run: Callable[[], Tensor], leaves: Sequence[Tensor], clock: Clock) -> float:
+    """Time of forward and backward."""
+    _wait(leaves[0])
+    start = clock()
+    y = run()
+    y.backward(y.detach())
+    _wait(leaves[0])
+    elapsed = clock() - start
+    for leaf in leaves:
+        leaf.grad = None
+    return elapsed
+
+
+def _wait(tensor: Tensor) -> None:
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)

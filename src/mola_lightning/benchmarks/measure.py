@@ -19,10 +19,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from mola_lightning.adapters.plans import PLAN_NAMES
 from mola_lightning.benchmarks.cases import Case
 from mola_lightning.benchmarks.methods import METHODS, build_module
+from mola_lightning.core import ConfigError
 from mola_lightning.core.errors import one_of, positive_int
 from mola_lightning.training import MultiTaskModule
 
 SLOW_ROUNDS = 3
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 SILENT = "99"  # above every level that the profiler's library knows
 
 
@@ -33,10 +35,11 @@ class Step:
         module: what is trained.
         case: gives the batch.
         device: where it runs.
+        clock: ``wall``, or ``cpu`` for the processor time of this process.
     """
 
-    def __init__(self, module: MultiTaskModule, case: Case, device: torch.device) -> None:
-        self.module, self.device = module.to(device), device
+    def __init__(self, module: MultiTaskModule, case: Case, device: torch.device, clock: str = "wall") -> None:
+        self.module, self.device, self.clock = module.to(device), device, CLOCKS[clock]
         self.batch = case.batch().to(device)
         self.optimizer = module.configure_optimizers()["optimizer"]
 
@@ -49,10 +52,10 @@ class Step:
     def seconds(self) -> float:
         """The time of one step."""
         self._wait()
-        start = time.perf_counter()
+        start = self.clock()
         self()
         self._wait()
-        return time.perf_counter() - start
+        return self.clock() - start
 
     def multiply_adds(self) -> int:
         """Counted during one step, forward and backward."""
@@ -139,7 +142,12 @@ class Measurement:
 
 
 def measure_case(
-    case: Case, *, rounds: int | None = None, plan: str = "auto", device: torch.device | str = "cpu"
+    case: Case,
+    *,
+    rounds: int | None = None,
+    plan: str = "auto",
+    device: torch.device | str = "cpu",
+    clock: str = "wall",
 ) -> dict[str, Measurement]:
     """All methods of a case, timed in turn: A B C A B C ...
 
@@ -150,21 +158,24 @@ def measure_case(
         rounds: instead of the case's, 1 or more.
         plan: family of plans; methods that cannot run by it are left out.
         device: where it runs.
+        clock: ``wall``, or ``cpu`` for processor time, which other programs on the machine change less; it means
+            something on one thread only.
 
     Returns:
         Name of the method -> what it took, the plain backbone first.
 
     Raises:
-        ConfigError: for no rounds, or an unknown plan.
+        ConfigError: for no rounds, an unknown plan or clock.
     """
     rounds = case.rounds if rounds is None else rounds
     positive_int("rounds", rounds)
     one_of("plan", plan, PLAN_NAMES)
+    check_clock(clock, torch.device(device))
     names = [name for name in case.methods if plan in METHODS[name].plans]
     found: dict[str, Measurement] = {}
     steps: dict[str, Step] = {}
     for name in names:
-        step = steps[name] = Step(build_module(name, case, plan), case, torch.device(device))
+        step = steps[name] = Step(build_module(name, case, plan), case, torch.device(device), clock)
         counted = step.multiply_adds()  # the first step, which also makes the optimiser's state
         plans = chosen_plans(step) if METHODS[name].by_plans else {}
         found[name] = Measurement([], step.peak_bytes(), counted if METHODS[name].countable else None, plans)
@@ -174,6 +185,16 @@ def measure_case(
                 continue
             found[name].seconds.append(steps[name].seconds())
     return found
+
+
+def check_clock(clock: str, device: torch.device) -> None:
+    """Raise :class:`ConfigError` for an unknown clock, or for processor time that would not be that of the work."""
+    one_of("clock", clock, CLOCKS)
+    if clock == "cpu" and (device.type != "cpu" or torch.get_num_threads() > 1):
+        raise ConfigError(
+            f"processor time is that of the work only on the CPU and one thread, here {device.type} and "
+            f"{torch.get_num_threads()} threads; use --threads 1, or the wall clock"
+        )
 
 
 @torch.no_grad()

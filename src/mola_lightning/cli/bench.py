@@ -16,7 +16,7 @@ from rich.console import Console
 from mola_lightning.adapters.plans import PLAN_NAMES
 from mola_lightning.benchmarks.cases import CASES, OURS, Case
 from mola_lightning.benchmarks.layers import time_layers
-from mola_lightning.benchmarks.measure import measure_case
+from mola_lightning.benchmarks.measure import CLOCKS, measure_case
 from mola_lightning.benchmarks.tables import case_data, case_table, layers_table, plans_table
 from mola_lightning.cli.errors import show_error
 from mola_lightning.core import ConfigError, MolaError
@@ -58,13 +58,14 @@ def bench(arguments: argparse.Namespace, console: Console) -> None:
         f"torch {facts['torch']}, {facts['device']}, {facts['threads']} threads. A training step, plain backbone = 1; "
         "median over rounds in which the methods take turns."
     )
-    report: dict[str, Any] = {"machine": facts, "plan": arguments.plan, "cases": {}}
+    report: dict[str, Any] = {"machine": facts, "plan": arguments.plan, "clock": arguments.clock, "cases": {}}
+    shared = {"device": device, "clock": arguments.clock}
     for case in _cases(arguments):
         with console.status(case.title):
             if arguments.layers:
-                timings = time_layers(case, device=device, rounds=arguments.repeats or LAYER_ROUNDS)
+                timings = time_layers(case, rounds=arguments.repeats or LAYER_ROUNDS, **shared)
             else:
-                found = measure_case(case, rounds=arguments.repeats, plan=arguments.plan, device=device)
+                found = measure_case(case, rounds=arguments.repeats, plan=arguments.plan, **shared)
         if arguments.layers:
             console.print(layers_table(case, timings))
             report["cases"][case.name] = {"case": asdict(case), "layers": [asdict(timing) for timing in timings]}
@@ -98,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help=f"default: all. {shown}")
     parser.add_argument("--repeats", type=int, metavar="N", help="rounds of timing (default: as many as a case needs)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default: %(default)s)")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: processor time, for a busy machine; needs --threads 1"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--plan", choices=PLAN_NAMES, default="auto", help="run layers by this family of plans")
     parser.add_argument("--plans", action="store_true", help="also show the plan of each layer")

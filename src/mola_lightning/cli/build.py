@@ -49,7 +49,7 @@ def build_module(cfg: DictConfig, data: MultiTaskDataModule) -> MultiTaskModule:
         auxiliary=instantiate(cfg.auxiliary, _convert_="all"),
         optimizer=instantiate(cfg.optimizer, _convert_="all"),
         scheduler=instantiate(cfg.scheduler, _convert_="all"),
-        parameter_groups=dict(instantiate(cfg.parameter_groups, _convert_="all")),
+        parameter_groups=instantiate(cfg.parameter_groups, _convert_="all"),
     )
 
 

@@ -70,7 +70,8 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
     @wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> None:
         setup_logging()
-        debug = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
+        before = os.environ.get("HYDRA_FULL_ERROR")
+        debug = (before or "") not in ("", "0")
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on to us instead of printing them
         try:
             function(*args, **kwargs)
@@ -80,5 +81,10 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
                 raise
             show_error(message)
             sys.exit(1)
+        finally:
+            if before is None:
+                del os.environ["HYDRA_FULL_ERROR"]
+            else:
+                os.environ["HYDRA_FULL_ERROR"] = before
 
     return wrapped

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from mola_lightning.cli.build import Parts, build_run
-from mola_lightning.cli.errors import command, setup_logging
+from mola_lightning.cli.errors import command, mola_error, setup_logging
 from mola_lightning.core import RunFolderError
 from mola_lightning.core.files import atomic_write
 from mola_lightning.training import summary
@@ -113,11 +113,14 @@ def _job(cfg: DictConfig) -> float:
     """One Hydra job. A folder in which nothing was trained is removed again: nothing half-written is left behind."""
     setup_logging()
     folder = Path(cfg.paths.run)
+    # With hydra.run.dir=. the run folder is one that the user already has: nothing in it is ours to remove.
+    ours = not folder.is_dir() or not any(folder.iterdir())
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         score = train(cfg, folder, quiet=sweep)
-    except Exception:
-        if not (folder / "config.yaml").exists():
+    except Exception as error:
+        unsound = mola_error(error) is not None and not (folder / "metrics.jsonl").exists()
+        if ours and (unsound or not (folder / "config.yaml").exists()):
             _remove(folder)
         raise
     if not sweep:
