@@ -75,6 +75,7 @@ def test_a_damaged_cache(command: Command, tmp_path: Path) -> None:
     damaged.parent.mkdir()
     damaged.write_bytes(b"not an archive")
     overrides = [
+        "data.batch_size=24",
         "data.source.domains=[optdigits,mnist]",
         "data.source.rotations=0",
         f"paths.cache={tmp_path / 'cache'}",

@@ -35,7 +35,7 @@ def test_one_run(tmp_path: Path) -> None:
     (found,) = load_runs([tmp_path / "runs"])
     assert (found.state, found.method, found.seed) == ("done", "mola_router", 1)
     assert found.folder.name.endswith("_seed1")
-    assert found.folder.name in done.stderr.replace("\n", "")  # the user is told where the run lies
+    assert found.folder.name in re.sub(r"\s", "", done.stderr)  # the user is told where the run lies
     assert (found.folder / "figures" / "mixing_weights.png").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 

@@ -112,7 +112,9 @@ def test_the_command_that_evaluates(runs: Path, command: Command, tmp_path: Path
     assert refused.code == 1
     assert "no config.yaml" in refused.err
     assert "Traceback" not in refused.err
-    assert command(evaluate_main).code == 1  # no run given
+    without = command(evaluate_main)
+    assert without.code == 1
+    assert "mola-eval run=" in without.err
 
 
 def test_a_report_over_runs(runs: Path, command: Command, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mola_lightning.adapters import AdaptedBackbone
 from mola_lightning.adapters.kinds import ADAPTER_PARAMETERS
 from mola_lightning.architectures.base import Architecture, BackboneFactory, Features, build_backbone
-from mola_lightning.core import Routing, Task, TaskRows
+from mola_lightning.core import ConfigError, Routing, Task, TaskRows
 from mola_lightning.core.errors import one_of, positive_int
 from mola_lightning.routers import Router
 
@@ -56,6 +56,11 @@ class MoLA(Architecture):
         self.num_features = net.num_features
         self.backbone = (adapter or AdaptedBackbone)(net, num_experts=self.num_experts)
         self.router = router(num_experts=self.num_experts, in_channels=image_shape[0] if image_shape is not None else 3)
+        if self.router.needs_task_ids and self.num_experts < len(self.tasks):
+            raise ConfigError(
+                f"a router by task id needs an expert for each of the {len(self.tasks)} tasks, got "
+                f"num_experts={self.num_experts}; set num_experts=null (one per task), or another router"
+            )
         self.learned_logits = self.router.learned_logits
         self.method = f"mola_{self.router.label}"
         if image_shape is not None:

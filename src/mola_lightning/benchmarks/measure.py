@@ -4,11 +4,13 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,7 +61,7 @@ class Step:
 
     def multiply_adds(self) -> int:
         """Counted during one step, forward and backward."""
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
             self()
         return counter.get_total_flops() // 2
 
@@ -104,6 +106,20 @@ def peak_allocated(function: Callable[[], object]) -> int:
     return peak
 
 
+def convolution_backward_flops(
+    gradient: Sequence[int], x: Sequence[int], weight: Sequence[int], *settings: Any, out_shape: Any = None, **_: Any
+) -> int:
+    """Operations of a convolution's backward pass: those of its forward pass for each of the two gradients wanted.
+
+    torch's own formula counts a convolution with groups as if it had one.
+    """
+    for_input, for_weight, _ = settings[-1]
+    return (for_input + for_weight) * 2 * prod(gradient) * prod(weight[1:])
+
+
+FORMULAS = {torch.ops.aten.convolution_backward: convolution_backward_flops}
+
+
 @contextmanager
 def _silent_profiler() -> Iterator[None]:
     """Keep the profiler's library from writing to stderr; it reads the variable when it first runs."""
@@ -124,13 +140,13 @@ class Measurement:
     Attributes:
         seconds: of a step, one per round; slow methods run in the first rounds only.
         peak_bytes: see :meth:`Step.peak_bytes`.
-        multiply_adds: of a step; None where they cannot be counted.
+        multiply_adds: of a step.
         plans: layer path -> class of its plan; empty without adapters, or where plans do not run.
     """
 
     seconds: list[float]
     peak_bytes: int
-    multiply_adds: int | None
+    multiply_adds: int
     plans: dict[str, str]
 
     def time_ratios(self, plain: "Measurement") -> tuple[float, float, float]:
@@ -178,7 +194,7 @@ def measure_case(
         step = steps[name] = Step(build_module(name, case, plan), case, torch.device(device), clock)
         counted = step.multiply_adds()  # the first step, which also makes the optimiser's state
         plans = chosen_plans(step) if METHODS[name].by_plans else {}
-        found[name] = Measurement([], step.peak_bytes(), counted if METHODS[name].countable else None, plans)
+        found[name] = Measurement([], step.peak_bytes(), counted, plans)
     for turn in range(rounds):
         for name in names:
             if METHODS[name].slow and turn >= SLOW_ROUNDS:

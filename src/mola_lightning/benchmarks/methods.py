@@ -53,7 +53,6 @@ class Method:
         build: (case, plan) -> module.
         plans: the families of plans that can be asked for.
         by_plans: whether adapted layers run by plans.
-        countable: whether torch's counter of multiply-adds can read it.
         slow: whether it takes so much longer than the others that a few rounds must do.
     """
 
@@ -61,7 +60,6 @@ class Method:
     build: Callable[[Case, str], MultiTaskModule]
     plans: tuple[str, ...] = PLAN_NAMES
     by_plans: bool = True
-    countable: bool = True
     slow: bool = False
 
 
@@ -142,7 +140,6 @@ METHODS: dict[str, Method] = {
         _by(_grad, kernel_forward),
         ("auto",),
         by_plans=False,
-        countable=False,  # torch counts the backward pass of grouped convolutions as if they had one group
         slow=True,
     ),
     "stacked": Method("soft mixing, E + 1 convolutions", _by(_soft, dense_forward), ("auto",), by_plans=False),

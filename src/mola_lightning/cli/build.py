@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
@@ -41,8 +42,7 @@ def build_module(cfg: DictConfig, data: MultiTaskDataModule) -> MultiTaskModule:
     """The model; seeds are set before, so that its initialisation is a function of the seed."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     architecture = instantiate(cfg.architecture, _convert_="all")(tasks=data.tasks, image_shape=data.image_shape)
-    architecture.check_regime(data.regime)
-    return MultiTaskModule(
+    module = MultiTaskModule(
         data.tasks,
         architecture,
         balancer=instantiate(cfg.balancer, _convert_="all"),
@@ -51,6 +51,8 @@ def build_module(cfg: DictConfig, data: MultiTaskDataModule) -> MultiTaskModule:
         scheduler=instantiate(cfg.scheduler, _convert_="all"),
         parameter_groups=instantiate(cfg.parameter_groups, _convert_="all"),
     )
+    module.check_regime(data.regime)
+    return module
 
 
 def build_run(cfg: DictConfig, folder: Path, quiet: bool) -> Parts:
@@ -59,6 +61,8 @@ def build_run(cfg: DictConfig, folder: Path, quiet: bool) -> Parts:
     module = build_module(cfg, data)
     callbacks: dict[str, pl.Callback] = instantiate(cfg.callbacks, _convert_="all")
     callbacks = {name: callback for name, callback in callbacks.items() if callback is not None}
+    if not isinstance(callbacks.get("best"), ModelCheckpoint):
+        raise ConfigError("callbacks.best must be a ModelCheckpoint: the test is of the checkpoint that it selects")
     if quiet:
         callbacks.pop("progress", None)
     journal = MetricsJournal(folder)

@@ -57,6 +57,8 @@ def evaluate(
 
 def _job(cfg: DictConfig) -> None:
     setup_logging()
+    if OmegaConf.is_missing(cfg, "run"):
+        raise ConfigError("which run? Give the folder that mola-train printed: mola-eval run=<folder>")
     run = Path(cfg.run)
     found = evaluate(run, cfg.checkpoint, cfg.split, list(cfg.overrides))
     path = run / f"evaluation_{cfg.split}_{Path(cfg.checkpoint).stem}.json"

@@ -1,7 +1,6 @@
 """``mola-train``: train one run, or with ``-m`` a sweep of them."""
 
 import contextlib
-import logging
 import shutil
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 
 from mola_lightning.cli.build import Parts, build_run
 from mola_lightning.cli.errors import command, mola_error, setup_logging
@@ -21,8 +21,6 @@ from mola_lightning.training import summary
 from mola_lightning.training.callbacks import StepTimer, TestRecords
 from mola_lightning.training.checkpoints import load_checkpoint
 from mola_lightning.training.parameters import count_parameters
-
-log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig, folder: Path, quiet: bool = False) -> float:
@@ -124,7 +122,7 @@ def _job(cfg: DictConfig) -> float:
             _remove(folder)
         raise
     if not sweep:
-        log.info("run folder: %s", folder)
+        Console(stderr=True).print(f"run folder: {folder}", soft_wrap=True)
     return score
 
 

@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from math import isfinite
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mola_lightning.core import ConfigError, ModelOutput
+from mola_lightning.core import ConfigError, ModelOutput, Regime
 from mola_lightning.core.errors import positive_int, require
 from mola_lightning.losses.twd import TaskwiseDecorrelation
 
@@ -20,9 +21,14 @@ class AuxiliaryLoss(nn.Module, ABC):
     Args:
         weight: factor of the loss in the total, >= 0; applied by the caller, so that the value can be logged bare.
 
+    Attributes:
+        regimes: where it is defined; by default where each image has one task, whose id it compares with.
+
     Raises:
         ConfigError: for a negative or non-finite weight.
     """
+
+    regimes: ClassVar[frozenset[Regime]] = frozenset({Regime.DOMAINS, Regime.MULTI_INPUT})
 
     def __init__(self, weight: float) -> None:
         super().__init__()

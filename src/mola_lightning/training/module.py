@@ -166,7 +166,17 @@ class MultiTaskModule(pl.LightningModule):
         """Check that the architecture is defined for the regime of the data, where the data says it."""
         regime = getattr(getattr(self.trainer, "datamodule", None), "regime", None)
         if isinstance(regime, Regime):
-            self.architecture.check_regime(regime)
+            self.check_regime(regime)
+
+    def check_regime(self, regime: Regime) -> None:
+        """Raise :class:`ConfigError` when a part of the method is not defined for ``regime``."""
+        self.architecture.check_regime(regime)
+        for name, auxiliary in self.auxiliary.items():
+            if regime not in auxiliary.regimes:
+                raise ConfigError(
+                    f"the auxiliary loss {name!r} is not defined for the {regime.value} regime of this data, where an "
+                    "image has several tasks; leave it out with auxiliary=none"
+                )
 
     def configure_optimizers(self) -> dict[str, Any]:
         """One optimiser over all trainable parameters, and its schedule."""
