@@ -112,26 +112,28 @@ def _job(cfg: DictConfig) -> float:
     setup_logging()
     folder = Path(cfg.paths.run)
     # With hydra.run.dir=. the run folder is one that the user already has: nothing in it is ours to remove.
-    ours = not folder.is_dir() or not any(folder.iterdir())
+    ours = folder.resolve() != Path.cwd() and not (folder.is_dir() and any(folder.iterdir()))
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         score = train(cfg, folder, quiet=sweep)
     except Exception as error:
         unsound = mola_error(error) is not None and not (folder / "metrics.jsonl").exists()
         if ours and (unsound or not (folder / "config.yaml").exists()):
-            _remove(folder)
+            _remove(folder, Path(cfg.paths.runs))
         raise
     if not sweep:
         Console(stderr=True).print(f"run folder: {folder}", soft_wrap=True)
     return score
 
 
-def _remove(folder: Path) -> None:
-    """Remove a run folder, and the two folders above it (the day's, the root of runs) if they are left empty."""
+def _remove(folder: Path, root: Path) -> None:
+    """Remove a run folder, and those between it and the root of runs, included, that are left empty."""
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
-        folder.parent.rmdir()
-        folder.parent.parent.rmdir()
+        for parent in folder.resolve().parents:
+            if not parent.is_relative_to(root.resolve()):
+                break
+            parent.rmdir()
 
 
 main = command(hydra.main(config_path="pkg://mola_lightning.conf", config_name="train", version_base="1.3")(_job))
