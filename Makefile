@@ -40,7 +40,7 @@ demo: $(STAMP) ## train and compare on the digits benchmark: the shortest way to
 	@$(PY) -m mola_lightning.cli.demo $(ARGS)
 
 bench: $(STAMP) ## measure speed and memory on this machine
-	@$(PY) -m mola_lightning.cli.bench $(ARGS)
+	@OMP_WAIT_POLICY=passive $(PY) -m mola_lightning.cli.bench $(ARGS)
 
 lock: ## resolve the dependencies of pyproject.toml again into requirements.lock (ARGS=--upgrade for newer ones)
 	@echo "resolving dependencies"

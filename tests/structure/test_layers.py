@@ -12,10 +12,10 @@ LAYERS = [
     {"core"},
     {"adapters", "routers", "backbones", "heads", "losses", "metrics", "balancers", "data"},
     {"architectures"},
-    {"training", "analysis"},
+    {"training", "analysis", "benchmarks"},
     {"cli"},
 ]
-NEIGHBOURS = {("training", "analysis")}  # the imports inside a layer that are allowed
+NEIGHBOURS = {("training", "analysis"), ("benchmarks", "training")}  # the imports inside a layer that are allowed
 CONFIG_LIBRARIES = {"hydra", "omegaconf"}
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FACADE = "__init__"  # of the whole package: offers the public names, so it sees every layer but the command line

@@ -107,6 +107,10 @@ class AdaptedLayer(nn.Module):
     def mix(self, every: Tensor, weights: Tensor) -> Tensor:
         """Outputs of all experts, the channel axis split in (E, O), weighted by (B, E) and summed over experts."""
 
+    def inputs_per_position(self) -> int:
+        """Input numbers for each output position, whole batch over whole batch: channels times strides."""
+        return self.weight.shape[1]
+
     @property
     def pointwise(self) -> bool:
         """Whether an output position reads one input position only."""

@@ -98,6 +98,10 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
             sides.append((x.shape[2 + axis] + around - reach - 1) // self.stride[axis] + 1)
         return x.shape[0] * sides[0] * sides[1]
 
+    def inputs_per_position(self) -> int:
+        """Channels times strides."""
+        return self.in_channels * self.stride[0] * self.stride[1]
+
     def plain(self) -> nn.Module:
         """A convolution of the replaced type that shares this one's weight and bias."""
         plain = self._plain_type()(**self._plain_settings(), device="meta")

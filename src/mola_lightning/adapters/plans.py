@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 PLAN_NAMES = ("auto", "low_rank", "merged", "dense")
 
-# In multiply-adds, fitted on a CPU with `make bench`: what one more call of a convolution costs, and what it costs to
-# write, read and back-propagate one number of a materialised delta.
-CALL = 2_000_000
-TOUCH = 64
+# In multiply-adds, fitted on a CPU to the plans of each layer shape timed one by one (`make bench ARGS=--layers`):
+CALL = 2_000_000  # one more call of a convolution
+TOUCH = 32  # to write, read and back-propagate one number of a materialised delta
+TOUCH_ROWS = 160  # the same for one number of a row's own kernel
+STREAM = 50  # to write or read, and back-propagate, one number of an activation
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class LowRankSoft(Plan):
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> Cost:
         o, ik, m = _sizes(layer)
-        return Cost(layer.num_experts * m * (ik + o))
+        codes = layer.num_experts * m
+        return Cost(codes * (ik + o) + STREAM * (o + 2 * codes))
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         y = layer.run(x, layer.weight, layer.bias)
@@ -107,7 +109,9 @@ class LowRankHard(Plan):
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> Cost:
         o, ik, m = _sizes(layer)
-        return Cost(m * (ik * (1 if layer.pointwise else layer.num_experts) + o))
+        made = 1 if layer.pointwise else layer.num_experts
+        picked = 0 if layer.pointwise else m
+        return Cost(m * (ik * made + o) + STREAM * (o + m * made + picked))
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         y = layer.run(x, layer.weight, layer.bias)
@@ -131,7 +135,7 @@ class LowRankGrouped(Plan):
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> Cost:
         o, ik, m = _sizes(layer)
-        return Cost(m * (ik + o), 2 * CALL * len(mixing.present))
+        return Cost(m * (ik + o) + STREAM * (2 * o + m), 2 * CALL * len(mixing.present))
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         parts = x.split(mixing.group_sizes)
@@ -154,7 +158,8 @@ class Merged(Plan):
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> Cost:
         o, ik, _ = _sizes(layer)
         inner = layer.rank * layer.kernel[0] if layer.kind.low_rank else 0
-        return Cost(0.0, len(mixing.present) * (o * ik * (inner + TOUCH) + CALL))
+        regrouped = o + layer.inputs_per_position()
+        return Cost(STREAM * regrouped, len(mixing.present) * (o * ik * (inner + TOUCH) + CALL))
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         if not mixing.present:  # an empty batch
@@ -177,7 +182,7 @@ class MergedRows(Plan):
         return not mixing.hard and mixing.rows > 0 and not torch.compiler.is_compiling()
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> Cost:
-        return Cost(0.0, mixing.rows * layer.weight.numel() * (layer.num_experts + TOUCH))
+        return Cost(0.0, mixing.rows * layer.weight.numel() * (layer.num_experts + TOUCH_ROWS))
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         deltas = layer.kind.delta(layer).flatten(1)
@@ -198,7 +203,7 @@ class Dense(Plan):
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> Cost:
         o, ik, _ = _sizes(layer)
         calls = 0 if layer.groups == 1 else layer.num_experts * CALL
-        return Cost(layer.num_experts * o * ik, calls)
+        return Cost(layer.num_experts * o * (ik + STREAM), calls)
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         y, deltas = layer.run(x, layer.weight, layer.bias), layer.kind.delta(layer)
