@@ -11,6 +11,7 @@ from mola_lightning.cli.errors import command
 from mola_lightning.cli.report import report
 from mola_lightning.cli.train import main as train_main
 from mola_lightning.core import RunFolderError
+from mola_lightning.data import Digits
 
 STUDY = "sweep=digits/demo"
 
@@ -28,6 +29,9 @@ def main() -> None:
     sys.argv = ["mola-train", STUDY, f"hydra.sweep.dir={folder}", *overrides]
     train_main()
     figures = folder / "figures"
+    digits = Digits()
+    digits.prepare()
+    digits.write_contact_sheet(figures / "digits.png")
     finished = [run for run in load_runs([folder]) if run.state == "done"]
     if not finished:
         raise RunFolderError(f"no run of {folder} was finished; see the messages above")

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mola_lightning.analysis import plots, tables
+from mola_lightning.analysis.mechanism import mechanism_table
 from mola_lightning.analysis.results import Run, comparison, load_runs, problems
 from mola_lightning.core import ConfigError, MolaError
 from mola_lightning.core.errors import one_of
@@ -90,6 +91,10 @@ def report(
     for note in problems(runs):
         notes.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
     _write(list(comparisons.values()), table_format, console, output)
+    for group in groups.values() if table_format == "rich" and output is None else ():
+        mechanism = mechanism_table(group)
+        if mechanism is not None:
+            console.print(mechanism)
     if output is not None:
         notes.print(Text(f"wrote {output}"), soft_wrap=True)
     for path in _draw(groups, comparisons, figures) if figures is not None else ():
