@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,11 +130,17 @@ def _find(folder: Path) -> list[Path]:
     if (folder / SUMMARY).is_file():
         return [folder]
     try:
-        children = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
+        children = [entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
     except OSError as error:
         raise RunFolderError(f"cannot look into {folder}: {error.strerror}") from error
-    inside = [run for name in children if not name.startswith(".") for run in _find(folder / name)]
+    visible = sorted((name for name in children if not name.startswith(".")), key=_natural)
+    inside = [run for name in visible for run in _find(folder / name)]
     return inside or ([folder] if (folder / CONFIG).is_file() else [])
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A sorting key under which the tenth job of a sweep comes after the second."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _read(folder: Path) -> Run:
