@@ -2,8 +2,8 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
@@ -25,11 +25,14 @@ class Features:
         routing: the routing of the rows that ran through the backbone, for architectures that route.
         routed: which task each routed row served, where the backbone ran (row, task) queries instead of the batch's
             rows.
+        penalties: name -> scalar to add to the training loss, its weight included; the names are the class's
+            ``penalty_names``.
     """
 
     per_task: dict[str, Tensor]
     routing: Routing | None = None
     routed: TaskRows | None = None
+    penalties: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Architecture(nn.Module, ABC):
@@ -44,6 +47,10 @@ class Architecture(nn.Module, ABC):
         num_features: D of the features, which heads read.
         num_experts: E, or 0 without experts.
         learned_logits: whether the routing carries logits that auxiliary losses can act on.
+        penalty_names: names of the penalties that it adds to the training loss.
+
+    A scheme that changes with the progress of a training has a method ``set_progress(epoch, epochs)``, which the
+    callback ``Schedule`` calls.
     """
 
     regimes: ClassVar[frozenset[Regime]] = frozenset(Regime)
@@ -51,6 +58,7 @@ class Architecture(nn.Module, ABC):
     num_features: int
     num_experts: int = 0
     learned_logits: bool = False
+    penalty_names: tuple[str, ...] = ()
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         super().__init__()
@@ -79,8 +87,13 @@ class Architecture(nn.Module, ABC):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def component_of(self, parameter_name: str) -> str:
-        """``backbone``, ``adapters`` or ``router``: what one of ``named_parameters`` is counted as."""
+        """``backbone``, ``adapters``, ``router`` or ``other``: what one of ``named_parameters`` is counted as."""
         return "backbone"
+
+    def complete(self, found: Mapping[str, Tensor], rows: TaskRows, images: Tensor) -> dict[str, Tensor]:
+        """Features of every task in task order: of 0 rows for those not ``found``, because absent from the batch."""
+        like = next(iter(found.values()), images.new_zeros(0, self.num_features)).detach()
+        return {name: found.get(name, like[:0]) for name in rows}
 
 
 def backbone_factory(backbone: str | nn.Module | BackboneFactory) -> BackboneFactory:

@@ -20,7 +20,7 @@ from mola_lightning.core.files import atomic_write
 from mola_lightning.training import summary
 from mola_lightning.training.callbacks import StepTimer, TestRecords
 from mola_lightning.training.checkpoints import load_checkpoint
-from mola_lightning.training.parameters import count_parameters
+from mola_lightning.training.parameters import count_multiply_adds, count_parameters
 
 
 def train(cfg: DictConfig, folder: Path, quiet: bool = False) -> float:
@@ -85,6 +85,7 @@ def _summarise(
             "val": summary.nested_metrics(validation, "val", data.tasks),
             **found,
             "parameters": count_parameters(module),
+            "multiply_adds": count_multiply_adds(module, data.image_shape),
             "step_time_s": timer.statistics() if isinstance(timer, StepTimer) else {"median": None, "mean": None},
             "routing": recorded.routing_statistics if recorded else None,
             "conflict": recorded.conflict_statistics if recorded else None,

@@ -1,6 +1,6 @@
 """What comes out: a routing decision, and the output of a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -46,9 +46,11 @@ class ModelOutput:
         rows: which rows of the batch each entry answers.
         routing: the routing of the rows that ran through the backbone, for architectures that route; else None.
         routed: which task each routed row served, where (row, task) queries ran instead of the batch's rows; else None.
+        penalties: name -> scalar that the architecture adds to the training loss, its weight included.
     """
 
     predictions: dict[str, Tensor]
     rows: TaskRows
     routing: Routing | None = None
     routed: TaskRows | None = None
+    penalties: dict[str, Tensor] = field(default_factory=dict)

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mola_lightning.architectures import Architecture
-from mola_lightning.balancers import Balancer, EqualWeights
+from mola_lightning.architectures import Architecture, Features
+from mola_lightning.balancers import Balancer, EqualWeights, Step
 from mola_lightning.core import Batch, ConfigError, ModelOutput, Regime, Task, TaskRows, check_tasks
 from mola_lightning.heads import HeadFactory, LinearHead
 from mola_lightning.losses import AuxiliaryLoss
 from mola_lightning.training.meters import Meters
 from mola_lightning.training.parameters import group_parameters
+from mola_lightning.training.second_pass import kept_random_state, unchanged_buffers
 
 AuxiliaryFactory = Callable[..., AuxiliaryLoss]
+BalancerFactory = Callable[..., Balancer]
 
 
 class MultiTaskModule(pl.LightningModule):
@@ -34,7 +36,7 @@ class MultiTaskModule(pl.LightningModule):
         tasks: all tasks, in task order.
         architecture: the sharing scheme.
         head: ``head(in_features, task)``; a linear layer by default.
-        balancer: combines the task losses; their sum by default.
+        balancer: combines the task losses, or its factory, called with ``num_tasks``; their sum by default.
         auxiliary: name -> auxiliary loss, or its factory, called with ``num_experts`` and ``num_tasks``.
         optimizer: ``optimizer(parameters)``; AdamW with lr 1e-3 and weight decay 1e-4 by default.
         scheduler: ``scheduler(optimizer)``, stepped per epoch; none by default.
@@ -51,7 +53,7 @@ class MultiTaskModule(pl.LightningModule):
         tasks: Sequence[Task],
         architecture: Architecture,
         head: HeadFactory = LinearHead,
-        balancer: Balancer | None = None,
+        balancer: Balancer | BalancerFactory | None = None,
         auxiliary: Mapping[str, AuxiliaryLoss | AuxiliaryFactory] | None = None,
         optimizer: Callable[[Iterable[Any]], Optimizer] | None = None,
         scheduler: Callable[[Optimizer], Any] | None = None,
@@ -61,14 +63,15 @@ class MultiTaskModule(pl.LightningModule):
         self.tasks = check_tasks(tasks)
         self.architecture = architecture
         self.heads = nn.ModuleDict({task.name: head(architecture.num_features, task) for task in self.tasks})
-        self.balancer = balancer or EqualWeights()
+        balancer = balancer or EqualWeights
+        self.balancer = balancer if isinstance(balancer, nn.Module) else balancer(num_tasks=len(self.tasks))
+        self._last_batch: Batch | None = None  # for balancers that look at it again after the optimiser's step
         self.auxiliary = nn.ModuleDict({n: self._build_auxiliary(n, aux) for n, aux in (auxiliary or {}).items()})
         self._optimizer = optimizer or partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-4)
         self._scheduler = scheduler
         self._parameter_groups = dict(parameter_groups or {})
-        self.meters = nn.ModuleDict(
-            {"train_": Meters((), ("loss", *(f"aux/{name}" for name in self.auxiliary)), tasks)}
-        )
+        named = (*self.auxiliary, *architecture.penalty_names)
+        self.meters = nn.ModuleDict({"train_": Meters((), ("loss", *(f"aux/{name}" for name in named)), tasks)})
         self.meters.update({f"{stage}_": Meters(self.tasks, (), tasks) for stage in ("val", "test")})
 
     def _build_auxiliary(self, name: str, given: AuxiliaryLoss | AuxiliaryFactory) -> AuxiliaryLoss:
@@ -92,9 +95,12 @@ class MultiTaskModule(pl.LightningModule):
             images: (B, C, H, W).
             rows: which rows to answer for which task.
         """
+        return self._predict(images, rows)[0]
+
+    def _predict(self, images: Tensor, rows: TaskRows) -> tuple[ModelOutput, Features]:
         features = self.architecture(images, rows)
         predictions = {name: self.heads[name](features.per_task[name]) for name in rows}
-        return ModelOutput(predictions, rows, features.routing, features.routed)
+        return ModelOutput(predictions, rows, features.routing, features.routed, features.penalties), features
 
     def task_losses(self, output: ModelOutput, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Mean loss of each task over its units in the global batch, such that averaging over processes is exact.
@@ -102,25 +108,76 @@ class MultiTaskModule(pl.LightningModule):
         Returns:
             losses (T,), 0 for absent tasks, and units (T,) of the global batch.
         """
+        terms, units = self._loss_terms(output, targets)
+        return torch.stack(terms), units
+
+    def _loss_terms(self, output: ModelOutput, targets: Mapping[str, Tensor]) -> tuple[list[Tensor], Tensor]:
+        """The T losses as scalars of their own, and units (T,)."""
         pairs = [task.criterion(output.predictions[task.name], targets[task.name]) for task in self.tasks]
-        sums, units = torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs]).detach()
-        world = self._trainer.world_size if self._trainer is not None else 1
-        if world > 1:
+        units = torch.stack([pair[1] for pair in pairs]).detach()
+        if self._world_size > 1:
             units = self.trainer.strategy.reduce(units, reduce_op="sum")
-        return sums * (world / units.clamp(min=1)), units
+        factors = (self._world_size / units.clamp(min=1)).unbind()
+        return [pair[0] * factor for pair, factor in zip(pairs, factors, strict=True)], units
+
+    @property
+    def _world_size(self) -> int:
+        return self._trainer.world_size if self._trainer is not None else 1
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
-        output = self(batch.images, batch.rows)
-        losses, units = self.task_losses(output, batch.targets)
-        total = self.balancer(losses, units > 0, self.architecture.shared_parameters())
+        output, features = self._predict(batch.images, batch.rows)
+        terms, units = self._loss_terms(output, batch.targets)
+        losses, shared = torch.stack(terms), self.architecture.shared_parameters()
+        total = self.balancer(losses, units > 0, shared, step=self._step(terms, shared, features, batch.rows))
+        self._last_batch = batch if self.balancer.wants_losses_after_step else None
         values = {}
         for name, auxiliary in self.auxiliary.items():
             value = auxiliary(output)
             values[f"aux/{name}"] = value.detach()
             total = total + auxiliary.weight * value
+        for name, penalty in output.penalties.items():
+            values[f"aux/{name}"] = penalty.detach()
+            total = total + penalty
         self.meters["train_"].update_losses(losses.detach(), units, {"loss": total.detach(), **values})
         return total
+
+    def _step(
+        self, terms: Sequence[Tensor], shared: Sequence[nn.Parameter], features: Features, rows: TaskRows
+    ) -> Step:
+        others = {id(parameter) for parameter in (*shared, *self.balancer.parameters())}
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer is not None else None
+        here = tuple(count > 0 for count in rows.counts.values())
+        if any(isinstance(module, nn.SyncBatchNorm) for module in self.architecture.modules()):
+            here = ()  # its backward waits for all processes: none may leave a task out
+        return Step(
+            terms,
+            own=[p for p in self.parameters() if p.requires_grad and id(p) not in others],
+            here=here,
+            scale=float(scaler.get_scale()) if scaler is not None else 1.0,
+            mean=partial(self.trainer.strategy.reduce, reduce_op="mean") if self._world_size > 1 else None,
+            features=None if features.routed is not None else list(features.per_task.values()),
+            rows=rows,
+        )
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The optimiser's step; then, for balancers that ask for it, the losses of the same batch once more."""
+        super().optimizer_step(*args, **kwargs)
+        batch, self._last_batch = self._last_batch, None
+        if batch is None:
+            return
+        with (
+            torch.no_grad(),
+            unchanged_buffers(self.architecture),
+            unchanged_buffers(self.heads),
+            kept_random_state(batch.images.device),
+            self.trainer.precision_plugin.forward_context(),
+        ):
+            losses, units = self.task_losses(self(batch.images, batch.rows), batch.targets)
+        losses = losses.float()
+        if self._world_size > 1:
+            losses = self.trainer.strategy.reduce(losses, reduce_op="mean")
+        self.balancer.after_step(losses, units > 0)
 
     # ------------------------------------------------------------------------------------------------------- evaluation
 
@@ -148,6 +205,10 @@ class MultiTaskModule(pl.LightningModule):
         self.meters[f"{stage}_"].reset()
         self.log_dict({f"{stage}/{key}": value for key, value in values.items()})
 
+    def on_train_epoch_start(self) -> None:
+        """Tell the balancer which epoch it is."""
+        self.balancer.start_epoch(self.current_epoch)
+
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training losses."""
         self._report("train")
@@ -163,7 +224,7 @@ class MultiTaskModule(pl.LightningModule):
     # ------------------------------------------------------------------------------------------------------------ setup
 
     def setup(self, stage: str) -> None:
-        """Check that the architecture is defined for the regime of the data, where the data says it."""
+        """Check that architecture and balancer are defined for the regime of the data, where the data says it."""
         regime = getattr(getattr(self.trainer, "datamodule", None), "regime", None)
         if isinstance(regime, Regime):
             self.check_regime(regime)
@@ -171,6 +232,7 @@ class MultiTaskModule(pl.LightningModule):
     def check_regime(self, regime: Regime) -> None:
         """Raise :class:`ConfigError` when a part of the method is not defined for ``regime``."""
         self.architecture.check_regime(regime)
+        self.balancer.check_regime(regime)
         for name, auxiliary in self.auxiliary.items():
             if regime not in auxiliary.regimes:
                 raise ConfigError(

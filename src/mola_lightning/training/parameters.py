@@ -1,10 +1,13 @@
 """Parameters by name: groups of the optimiser, and counts of the report."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mola_lightning.core import ConfigError
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mola_lightning.core import ConfigError, TaskRows
 
 if TYPE_CHECKING:
     from mola_lightning.training.module import MultiTaskModule
@@ -40,8 +43,8 @@ def group_parameters(module: "MultiTaskModule", patterns: Mapping[str, Mapping[s
 
 
 def count_parameters(module: "MultiTaskModule") -> dict[str, int]:
-    """Numbers of parameters: backbone, adapters, router, heads, other (auxiliary losses, balancer), total,
-    trainable.
+    """Numbers of parameters: backbone, adapters, router, heads, other (gates, attention, auxiliary losses, balancer),
+    total, trainable.
     """
     counts = dict.fromkeys(("backbone", "adapters", "router", "heads", "other"), 0)
     for name, parameter in module.named_parameters():
@@ -50,3 +53,28 @@ def count_parameters(module: "MultiTaskModule") -> dict[str, int]:
         counts[component if component in counts else "other"] += parameter.numel()
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     return counts | {"total": sum(counts.values()), "trainable": trainable}
+
+
+@torch.no_grad()
+def count_multiply_adds(module: "MultiTaskModule", image_shape: Sequence[int], images_per_task: int = 8) -> int:
+    """Multiply-adds per image of a forward pass in eval mode, heads included.
+
+    Counted on a mixed batch of blank images: what a scheme computes for all of them, though only some tasks need it,
+    counts too. With a single image for each task, adapted layers would run by other plans than they do in training.
+
+    Args:
+        module: whose forward pass; left in the mode that it was in.
+        image_shape: (C, H, W).
+        images_per_task: size of the batch.
+    """
+    device = next(module.parameters()).device
+    names = [task.name for task in module.tasks]
+    rows = TaskRows.from_task_ids(torch.arange(len(names)).repeat(images_per_task), names).to(device)
+    was_training = module.training
+    module.eval()
+    try:
+        with FlopCounterMode(display=False) as counter:
+            module(torch.zeros(rows.batch_size, *image_shape, device=device), rows)
+    finally:
+        module.train(was_training)
+    return counter.get_total_flops() // (2 * rows.batch_size)
