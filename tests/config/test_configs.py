@@ -99,6 +99,10 @@ def test_experiments_train(override: str, compose_config: Compose, data: MultiTa
 
 @pytest.mark.parametrize("override", every("architecture", "balancer", "optimizer", "scheduler"))
 def test_parts_of_any_method_train(override: str, compose_config: Compose, data: MultiTaskDataModule) -> None:
+    if override.endswith("_ub"):  # balancers of features need rows that tasks share
+        with pytest.raises(ConfigError, match="balancer"):
+            build_module(compose_config(override), data)
+        return
     module = build_module(compose_config(override), data)
     assert isinstance(module.balancer, Balancer)
     step(module, data)

@@ -20,6 +20,7 @@ GIVEN = {
     "adapter": {"net", "num_experts"},
     "router": {"num_experts", "in_channels"},
     "auxiliary": {"num_experts", "num_tasks"},
+    "balancer": {"num_tasks"},
     "sampler": {"dataset", "batch_size", "seed", "rank", "world_size"},
 }
 # Left out of a file on purpose.

@@ -21,7 +21,7 @@ Command = Callable[..., Any]
 DOMAINS = ["mnist", "optdigits", "printed", "photo"]
 SUMMARY = {
     "status", "method", "data", "seed", "tasks", "monitor", "test", "val", "best_epoch", "epochs", "parameters",
-    "step_time_s", "wall_time_s", "routing", "conflict", "versions", "git", "device",
+    "multiply_adds", "step_time_s", "wall_time_s", "routing", "conflict", "versions", "git", "device",
 }  # fmt: skip
 
 
