@@ -7,8 +7,8 @@ import each other.)
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -54,24 +54,32 @@ class CheckpointBoundary(nn.Module):
         )
 
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _statistics_stand(self.inner)
+        return nullcontext(), _StatisticsStand(self.inner)
 
     def _rebind(self, mixing: Mixing, weights: Tensor | None, expert_ids: Tensor | None, *args: Tensor) -> Tensor:
         with self.scope.bind(Mixing(mixing.num_experts, weights, expert_ids, mixing.group_sizes)):
             return self.inner(*args)
 
 
-@contextmanager
-def _statistics_stand(net: nn.Module) -> Iterator[None]:
-    """Running statistics are updated in copies, which are then dropped: recomputing a batch is not another batch."""
-    kept = [(m, n, b) for m in net.modules() if isinstance(m, _NormBase) for n, b in m.named_buffers(recurse=False)]
-    for norm, name, buffer in kept:
-        setattr(norm, name, buffer.clone())
-    try:
-        yield
-    finally:
-        for norm, name, buffer in kept:
+class _StatisticsStand(AbstractContextManager[None]):
+    """Running statistics are updated in copies, which are then dropped: recomputing a batch is not another batch.
+
+    It can be entered again: with several backward passes through one graph, a block is recomputed in each.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self.norms = [module for module in net.modules() if isinstance(module, _NormBase)]
+        self.kept: list[tuple[nn.Module, str, Tensor]] = []
+
+    def __enter__(self) -> None:
+        self.kept = [(norm, name, buffer) for norm in self.norms for name, buffer in norm.named_buffers(recurse=False)]
+        for norm, name, buffer in self.kept:
+            setattr(norm, name, buffer.clone())
+
+    def __exit__(self, *error: object) -> None:
+        for norm, name, buffer in self.kept:
             setattr(norm, name, buffer)
+        self.kept = []
 
 
 def _drop_prefix(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: dict[str, object]) -> None:
