@@ -13,11 +13,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from mola_lightning.balancers import EqualWeights
 from mola_lightning.cli.build import Parts, build_run
 from mola_lightning.cli.errors import command, mola_error, setup_logging
 from mola_lightning.core import RunFolderError
 from mola_lightning.core.files import atomic_write
-from mola_lightning.training import summary
+from mola_lightning.training import MultiTaskModule, summary
 from mola_lightning.training.callbacks import StepTimer, TestRecords
 from mola_lightning.training.checkpoints import load_checkpoint
 from mola_lightning.training.parameters import count_multiply_adds, count_parameters
@@ -76,7 +77,7 @@ def _summarise(
         folder,
         {
             "status": "done",
-            "method": cfg.method or module.architecture.method,
+            "method": cfg.method or _method(module),
             "data": data.source.name,
             "seed": cfg.seed,
             "tasks": [task.name for task in data.tasks],
@@ -94,6 +95,12 @@ def _summarise(
             "device": str(parts.trainer.strategy.root_device),
         },
     )
+
+
+def _method(module: MultiTaskModule) -> str:
+    """The architecture's name, and the balancer's unless it is the plain sum: what tables may pool over seeds."""
+    balancer = type(module.balancer)
+    return module.architecture.method + ("" if balancer is EqualWeights else f"+{balancer.__name__.lower()}")
 
 
 def _check_writable(folder: Path) -> None:
