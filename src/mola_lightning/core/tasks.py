@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -25,6 +25,16 @@ class Regime(Enum):
     SINGLE_INPUT = "single_input"  # several targets for one image
 
 
+def full_precision(values: Tensor) -> Tensor:
+    """``values`` in float32 or better: half precision would round sums, and counts above 256."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def as_they_are(outputs: Tensor) -> Tensor:
+    """The outputs of a head, unchanged."""
+    return outputs
+
+
 def cross_entropy(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Softmax cross-entropy, summed.
 
@@ -35,8 +45,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The sum over rows, and n as a float scalar.
     """
-    if outputs.dtype in (torch.bfloat16, torch.float16):
-        outputs = outputs.float()  # half precision would round the sum, and counts above 256
+    outputs = full_precision(outputs)
     return F.cross_entropy(outputs, targets, reduction="sum"), outputs.new_tensor(float(len(targets)))
 
 
@@ -58,6 +67,10 @@ class Task:
         monitor: the key of the metric collection that stands for the task in tables and model selection.
         higher_is_better: whether a larger ``monitor`` is better.
         discrete: whether targets are class indices, checked against ``num_outputs``.
+        ignore_index: the value of a discrete target that says "no label here", such as -1 at void pixels; None: there
+            is none. It only passes the check: ``criterion`` and ``metrics`` know it by themselves.
+        activation: makes predictions of the head's outputs, such as vectors of unit length; criterion and metrics get
+            predictions.
     """
 
     name: str
@@ -68,11 +81,17 @@ class Task:
     monitor: str = "accuracy"
     higher_is_better: bool = True
     discrete: bool = True
+    ignore_index: int | None = None
+    activation: Callable[[Tensor], Tensor] = as_they_are
 
     def __post_init__(self) -> None:
         bad = not isinstance(self.name, str) or not self.name or set(self.name) & set("/. ")
         if bad:
             raise ConfigError(f"a task's name must be a word without '/', '.' or spaces, got {self.name!r}")
+        if self.name == "mean" or hasattr(nn.ModuleDict, self.name):
+            raise ConfigError(
+                f"a task cannot be called {self.name!r}: the name is taken; choose another, as {self.name}_1"
+            )
         positive_int(f"num_outputs of task {self.name!r}", self.num_outputs)
         if self.class_names and len(self.class_names) != self.num_outputs:
             raise ConfigError(
@@ -89,10 +108,13 @@ class Task:
         if not self.discrete or targets.numel() == 0:
             return
         bad = (targets < 0) | (targets >= self.num_outputs)
+        if self.ignore_index is not None:
+            bad &= targets != self.ignore_index
         if bool(bad.any()):
             found = ", ".join(str(v) for v in torch.unique(targets[bad])[:5].tolist())
             raise DataError(
-                f"task {self.name!r}: labels must lie in 0..{self.num_outputs - 1} ({self.num_outputs} classes), "
+                f"task {self.name!r}: labels must lie in 0..{self.num_outputs - 1} ({self.num_outputs} classes)"
+                f"{'' if self.ignore_index is None else f', or be {self.ignore_index} for no label'}, "
                 f"found {found}{' in ' + where if where else ''}. Labels are local to their task: "
                 "subtract any offset, or raise the task's number of classes."
             )

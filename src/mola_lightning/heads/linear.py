@@ -1,5 +1,7 @@
 """The classification head: one linear layer over pooled features."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from mola_lightning.core import ConfigError, Task
@@ -16,8 +18,8 @@ class LinearHead(nn.Linear):
     def __init__(self, in_features: int, task: Task) -> None:
         super().__init__(in_features, task.num_outputs)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits of pooled features.
+    def forward(self, features: Tensor, image_size: Sequence[int] | None = None) -> Tensor:
+        """Logits of pooled features; ``image_size``, which every head is told, does not matter.
 
         Raises:
             ConfigError: for features that are not (n, D), such as the map of a backbone without pooling.
@@ -25,6 +27,6 @@ class LinearHead(nn.Linear):
         if features.ndim != 2:
             raise ConfigError(
                 f"LinearHead takes pooled features (n, {self.in_features}), got shape {tuple(features.shape)}; "
-                "use a backbone with pooled=true, or a dense head"
+                "use a backbone with pooled=true, or a dense head (head=light, psp)"
             )
         return super().forward(features)

@@ -23,12 +23,14 @@ class AuxiliaryLoss(nn.Module, ABC):
 
     Attributes:
         regimes: where it is defined; by default where each image has one task, whose id it compares with.
+        needs_logits: whether it acts on the logits of a router.
 
     Raises:
         ConfigError: for a negative or non-finite weight.
     """
 
     regimes: ClassVar[frozenset[Regime]] = frozenset({Regime.DOMAINS, Regime.MULTI_INPUT})
+    needs_logits: ClassVar[bool] = True
 
     def __init__(self, weight: float) -> None:
         super().__init__()
