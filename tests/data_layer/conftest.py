@@ -1,4 +1,6 @@
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -23,3 +25,14 @@ def digits(cache: Path) -> Digits:
 @pytest.fixture
 def data(digits: Digits) -> MultiTaskDataModule:
     return MultiTaskDataModule(digits, batch_size=16, seed=3)
+
+
+@pytest.fixture(scope="session")
+def image_files() -> ModuleType:
+    """The script that writes small image files."""
+    spec = importlib.util.spec_from_file_location("image_files", Path(__file__).parents[1] / "data" / "image_files.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -11,8 +11,11 @@ from mola_lightning.data import (
     BalancedSampler,
     EpochSampler,
     InMemoryDataset,
+    OneTaskPerBatch,
     ProportionalSampler,
+    QuotaSampler,
     RankShare,
+    SqrtSampler,
     TemperatureSampler,
     TensorSource,
 )
@@ -23,6 +26,11 @@ SAMPLERS = [
     BalancedSampler,
     TemperatureSampler,
     partial(TemperatureSampler, temperature=float("inf")),
+    SqrtSampler,
+    OneTaskPerBatch,
+    partial(OneTaskPerBatch, temperature=float("inf")),
+    QuotaSampler,
+    partial(QuotaSampler, quotas={"t1": 3}),
 ]
 
 
@@ -135,6 +143,33 @@ def test_temperature_interpolates(temperature: float, shares: tuple[int, ...]) -
     assert np.abs(np.array(found) - 80 * expected / expected.sum()).max() < 1
 
 
+def test_no_temperature_starves_a_task() -> None:
+    sizes = (1000, 3, 1)
+    for temperature in (0.05, 0.5, 1, 2, float("inf")):
+        sampler = TemperatureSampler(make_dataset(sizes), batch_size=8, temperature=temperature)
+        shares = sampler.shares(1004)
+        assert shares.sum() == 1004
+        assert shares.min() >= 1
+        assert np.bincount(np.repeat(range(3), sizes)[rows_of(sampler)], minlength=3).sum() == 1000
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_leaving_out_the_last_batch_leaves_out_nothing_for_good(sampler) -> None:
+    """The smallest task, of a single row, is met within a few epochs by whatever sampler."""
+    made = sampler(make_dataset((12, 1, 8)), batch_size=6)
+    seen: set[int] = set()
+    for epoch in range(40):
+        made.set_epoch(epoch)
+        seen |= set(rows_of(made))
+    assert seen == set(range(21))
+
+
+def test_sqrt_is_temperature_two() -> None:
+    assert list(SqrtSampler(make_dataset(), 8, seed=3)) == list(
+        TemperatureSampler(make_dataset(), 8, seed=3, temperature=2)
+    )
+
+
 def test_temperature_one_visits_each_row_once() -> None:
     assert sorted(rows_of(TemperatureSampler(make_dataset(), batch_size=8, temperature=1))) == list(range(80))
 
@@ -178,5 +213,6 @@ def test_rows_of_several_tasks_cannot_be_balanced() -> None:
     labels = torch.zeros(8, dtype=torch.long)
     dataset = InMemoryDataset(tasks, torch.zeros(8, 1, 2, 2), {t.name: (torch.arange(8), labels) for t in tasks})
     assert len(rows_of(ProportionalSampler(dataset, batch_size=4))) == 8
-    with pytest.raises(ConfigError, match="several tasks"):
-        BalancedSampler(dataset, batch_size=4)
+    for sampler in SAMPLERS[1:]:
+        with pytest.raises(ConfigError, match="several tasks.*sampler=proportional"):
+            sampler(dataset, batch_size=4)

@@ -1,28 +1,49 @@
 """Heterogeneous data: benchmarks, samplers over their tasks, and one data module for all of them."""
 
 from mola_lightning.data.base import Source, Split, TaskDataset
+from mola_lightning.data.composition import OneTaskPerBatch, QuotaSampler
 from mola_lightning.data.datamodule import MultiTaskDataModule
 from mola_lightning.data.digits import Digits
+from mola_lightning.data.images import ManifestDataset
+from mola_lightning.data.kinds import make_task, with_balanced_classes, with_class_weights
 from mola_lightning.data.loaders import RankShare, ResumableLoader
+from mola_lightning.data.manifest import Manifest
+from mola_lightning.data.manifest_source import ManifestSource
 from mola_lightning.data.memory import InMemoryDataset
-from mola_lightning.data.samplers import BalancedSampler, EpochSampler, ProportionalSampler, TemperatureSampler
+from mola_lightning.data.samplers import (
+    BalancedSampler,
+    EpochSampler,
+    ProportionalSampler,
+    SqrtSampler,
+    TemperatureSampler,
+)
 from mola_lightning.data.tensors import TensorSource
-from mola_lightning.data.transforms import Normalize, RandomShift
+from mola_lightning.data.transforms import ImageTransforms, Normalize, RandomShift
 
 __all__ = [
     "BalancedSampler",
     "Digits",
     "EpochSampler",
+    "ImageTransforms",
     "InMemoryDataset",
+    "Manifest",
+    "ManifestDataset",
+    "ManifestSource",
     "MultiTaskDataModule",
     "Normalize",
+    "OneTaskPerBatch",
     "ProportionalSampler",
+    "QuotaSampler",
     "RandomShift",
     "RankShare",
     "ResumableLoader",
     "Source",
     "Split",
+    "SqrtSampler",
     "TaskDataset",
     "TemperatureSampler",
     "TensorSource",
+    "make_task",
+    "with_balanced_classes",
+    "with_class_weights",
 ]

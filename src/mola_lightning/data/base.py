@@ -1,7 +1,7 @@
 """What a benchmark is to the rest of the package: a source of three splits, each a dataset of samples of all tasks."""
 
 from abc import ABC, abstractmethod
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch import Tensor
@@ -57,6 +57,10 @@ class TaskDataset(Dataset[Sample], ABC):
         counts = np.bincount(ids, minlength=len(self.tasks))
         return {task.name: int(count) for task, count in zip(self.tasks, counts, strict=True)}
 
+    def bad(self) -> list[tuple[str, str]]:
+        """(path, reason) of the images that could not be read and were left out so far, by any worker."""
+        return []
+
 
 class Source(ABC):
     """A benchmark. The constructor stores and checks; ``prepare`` does the slow work, once.
@@ -79,6 +83,10 @@ class Source(ABC):
     def prepare(self) -> None:
         """Build the cache if it is missing, verify it if it is there; several processes may do so at a time."""
         return
+
+    def record(self) -> dict[str, Any]:
+        """What a run remembers of its data: plain values for JSON, such as split sizes and the seed of a cut split."""
+        return {}
 
     @abstractmethod
     def dataset(self, split: Split) -> TaskDataset:

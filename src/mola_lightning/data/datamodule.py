@@ -1,5 +1,6 @@
 """One data module for all benchmarks and regimes."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,17 @@ from torch.utils.data import DataLoader
 from mola_lightning.core import Collate, ConfigError, DataError, Regime, Sample, Task, check_tasks
 from mola_lightning.core.errors import one_of, positive_int, require
 from mola_lightning.data.base import SPLITS, Source, Split, TaskDataset
+from mola_lightning.data.composition import OneTaskPerBatch, QuotaSampler
 from mola_lightning.data.loaders import RankShare, ResumableLoader
-from mola_lightning.data.samplers import BalancedSampler, EpochSampler, ProportionalSampler, TemperatureSampler
+from mola_lightning.data.samplers import (
+    BalancedSampler,
+    EpochSampler,
+    ProportionalSampler,
+    SqrtSampler,
+    TemperatureSampler,
+)
+
+log = logging.getLogger(__name__)
 
 # Called with (dataset, batch_size=, seed=, rank=, world_size=): a sampler class, or a partial of one.
 SamplerFactory = Callable[..., EpochSampler]
@@ -20,6 +30,9 @@ _SAMPLERS: dict[str, SamplerFactory] = {
     "proportional": ProportionalSampler,
     "balanced": BalancedSampler,
     "temperature": TemperatureSampler,
+    "sqrt": SqrtSampler,
+    "one_task": OneTaskPerBatch,
+    "quota": QuotaSampler,
 }
 _STAGES: dict[str | None, tuple[Split, ...]] = {
     "fit": ("train", "val"),
@@ -40,10 +53,12 @@ class MultiTaskDataModule(pl.LightningDataModule):
         source: the benchmark.
         batch_size: rows of a training batch over all devices, so that a run's steps do not depend on their number.
         eval_batch_size: rows of an evaluation batch on each device; ``batch_size`` by default.
-        sampler: a batch sampler's class or a partial of it, or "proportional", "balanced", "temperature".
+        sampler: a batch sampler's class or a partial of it, or "proportional", "balanced", "temperature", "sqrt",
+            "one_task", "quota".
         num_workers: worker processes of each loader; 0 loads in the main process.
         seed: of the order and the augmentation.
         pin_memory: copy batches to page-locked memory, for training on a GPU.
+        repeat_epoch: train on the first epoch again and again, its order and augmentation included (``debug=overfit``).
     """
 
     def __init__(
@@ -55,6 +70,7 @@ class MultiTaskDataModule(pl.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         pin_memory: bool = False,
+        repeat_epoch: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(source, Source):
@@ -75,6 +91,7 @@ class MultiTaskDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.pin_memory = pin_memory
+        self.repeat_epoch = repeat_epoch
         self._datasets: dict[Split, TaskDataset] = {}
 
     @property
@@ -137,6 +154,7 @@ class MultiTaskDataModule(pl.LightningDataModule):
         """Batches of the sampler; the loader's position is saved with a checkpoint."""
         dataset, (rank, world_size) = self.dataset("train"), self._ranks()
         batches = self.sampler(dataset, batch_size=self.batch_size, seed=self.seed, rank=rank, world_size=world_size)
+        batches.repeats = self.repeat_epoch
         return ResumableLoader(dataset, batch_sampler=batches, **self._loader_options())
 
     def val_dataloader(self) -> DataLoader[Sample]:
@@ -150,6 +168,16 @@ class MultiTaskDataModule(pl.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Sample]:
         """The test split."""
         return self._eval_loader("test")
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Say which images were left out because they could not be read."""
+        for split in _STAGES[stage]:
+            if split in self._datasets and (bad := self._datasets[split].bad()):
+                told = ", ".join(f"{path} ({reason})" for path, reason in bad[:10])
+                log.warning(
+                    "%d of %d images of the %s split could not be read and were left out: %s%s",
+                    len(bad), len(self._datasets[split]), split, told, f" and {len(bad) - 10} more" * (len(bad) > 10),
+                )  # fmt: skip
 
     def _eval_loader(self, split: Split) -> DataLoader[Sample]:
         dataset = self.dataset(split)

@@ -24,11 +24,13 @@ class EpochSampler(Sampler[list[tuple[int, int]]], ABC):
         seed: of the order.
         rank: which part of each global batch to yield.
         world_size: number of parts; divides ``batch_size``.
-        drop_last: leave out the last batch of an epoch where it is not full.
+        drop_last: leave out the last batch of an epoch where it is not full. Its rows are others in each epoch, so no
+            row and no task is left out for good.
 
     Attributes:
         epoch: the epoch that the next ``iter()`` runs through.
         start: the batch of that epoch that it starts at; set it together with ``epoch`` to resume.
+        repeats: whether every epoch is the first again, augmentation included: to see whether a model can fit it.
 
     Raises:
         ConfigError: for settings that cannot work, among them an epoch without a single full batch.
@@ -66,6 +68,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]], ABC):
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.drop_last = drop_last
         self.epoch, self.start = 0, 0
+        self.repeats = False
 
     @abstractmethod
     def order(self, rng: np.random.Generator) -> np.ndarray:
@@ -88,7 +91,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]], ABC):
         return full + (not self.drop_last and rest >= self.world_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, start = self.epoch, self.start
+        epoch, start = 0 if self.repeats else self.epoch, self.start
         order = self.order(np.random.default_rng(seed_of(self.seed, "order", epoch)))
         for batch in range(start, len(self)):
             rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
@@ -104,10 +107,13 @@ class ProportionalSampler(EpochSampler):
         return rng.permutation(self.num_rows)
 
 
-class _ByTask(EpochSampler):
+class TaskSampler(EpochSampler):
     """Shared by samplers that first choose tasks, then rows of the chosen task.
 
     Within a task its rows come in one shuffle after another: none comes twice before each came once.
+
+    Every row must belong to exactly one task. Where some carry targets of several tasks, drawing one for the sake of a
+    task would draw it for others too, and no share of any task could be kept: such data are refused.
     """
 
     def __init__(
@@ -123,11 +129,12 @@ class _ByTask(EpochSampler):
         ids = dataset.task_ids()
         if ids is None:
             raise ConfigError(
-                f"{type(self).__name__} chooses rows by their task, but here a row carries targets of several tasks; "
-                "use the proportional sampler (sampler=proportional)"
+                f"{type(self).__name__} chooses rows by their task, but here a row carries targets of several tasks: "
+                "drawn for one, it counts for the others too; use the proportional sampler (sampler=proportional)"
             )
-        rows = (np.flatnonzero(ids == t) for t in range(len(dataset.tasks)))
-        self._rows = [r for r in rows if len(r)]  # tasks without training rows are the data module's to refuse
+        rows = {task.name: np.flatnonzero(ids == t) for t, task in enumerate(dataset.tasks)}
+        # tasks without training rows are the data module's to refuse
+        self.rows_of = {name: found for name, found in rows.items() if len(found)}
 
     @abstractmethod
     def slots(self, rng: np.random.Generator) -> np.ndarray:
@@ -137,14 +144,14 @@ class _ByTask(EpochSampler):
         """Fill each task's places with shuffles of its rows."""
         slots = self.slots(rng)
         order = np.empty(self.num_rows, dtype=np.int64)
-        for t, rows in enumerate(self._rows):
+        for t, rows in enumerate(self.rows_of.values()):
             places = np.flatnonzero(slots == t)
             shuffles = [rng.permutation(rows) for _ in range(-(-len(places) // len(rows)))]
             order[places] = np.concatenate([*shuffles, rows[:0]])[: len(places)]
         return order
 
 
-class BalancedSampler(_ByTask):
+class BalancedSampler(TaskSampler):
     """Each task equally often, in each batch (up to one row) and so in each epoch.
 
     An epoch has as many rows as the training split: small tasks come several times, of large ones each epoch sees
@@ -153,16 +160,16 @@ class BalancedSampler(_ByTask):
 
     def slots(self, rng: np.random.Generator) -> np.ndarray:
         """Rounds through all tasks, each in a random order."""
-        count = len(self._rows)
+        count = len(self.rows_of)
         rounds = -(-self.num_rows // count)
         return rng.permuted(np.tile(np.arange(count), (rounds, 1)), axis=1).ravel()[: self.num_rows]
 
 
-class TemperatureSampler(_ByTask):
+class TemperatureSampler(TaskSampler):
     """Tasks with probability proportional to ``size ** (1 / temperature)``.
 
-    Each task gets its exact share of the epoch's places (largest remainders), in random order; so a temperature of 1
-    visits each row once, like :class:`ProportionalSampler`, and ``inf`` gives all tasks equal shares.
+    Each task gets its exact share of the epoch's places (largest remainders, one place at least), in random order; so a
+    temperature of 1 visits each row once, like :class:`ProportionalSampler`, and ``inf`` gives all tasks equal shares.
 
     Args:
         dataset: see :class:`EpochSampler`, as for all arguments but ``temperature``.
@@ -184,16 +191,39 @@ class TemperatureSampler(_ByTask):
         require(ok, f"temperature must be positive (1: proportional, inf: balanced), got {temperature!r}")
         self.temperature = float(temperature)
 
-    def shares(self) -> np.ndarray:
-        """Places of an epoch per task that has rows; they sum to ``num_rows``."""
-        log_sizes = np.log([len(rows) for rows in self._rows]) / self.temperature
+    def shares(self, places: int) -> np.ndarray:
+        """How many of ``places`` each task gets, one at least, in task order; they sum to ``places``."""
+        log_sizes = np.log([len(rows) for rows in self.rows_of.values()]) / self.temperature
         weights = np.exp(log_sizes - log_sizes.max())  # by logarithms: no overflow at small temperatures
-        exact = self.num_rows * weights / weights.sum()
+        # One for each task, so that none is starved; the rest goes to those whose share is larger.
+        rest = places - len(weights)
+        beyond = (places * weights / weights.sum() - 1).clip(0)
+        exact = rest * beyond / beyond.sum() if rest else beyond
         shares = np.floor(exact + 1e-9).astype(np.int64)
-        left = self.num_rows - int(shares.sum())
-        shares[np.argsort(shares - exact, kind="stable")[:left]] += 1
-        return shares
+        shares[np.argsort(shares - exact, kind="stable")[: rest - int(shares.sum())]] += 1
+        return shares + 1
 
     def slots(self, rng: np.random.Generator) -> np.ndarray:
         """Each task as often as its share, shuffled."""
-        return rng.permutation(np.repeat(np.arange(len(self._rows)), self.shares()))
+        return rng.permutation(np.repeat(np.arange(len(self.rows_of)), self.shares(self.num_rows)))
+
+
+class SqrtSampler(TemperatureSampler):
+    """Tasks with probability proportional to the square root of their size: between proportional and balanced.
+
+    The same as :class:`TemperatureSampler` at its temperature of 2, under the name that papers call it by.
+
+    Args:
+        dataset: see :class:`EpochSampler`, as for all arguments.
+    """
+
+    def __init__(
+        self,
+        dataset: TaskDataset,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = True,
+    ) -> None:
+        super().__init__(dataset, batch_size, seed, rank, world_size, drop_last, temperature=2.0)

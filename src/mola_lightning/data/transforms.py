@@ -1,12 +1,16 @@
-"""Image transforms on whole batches: a call per batch instead of one per sample keeps the loader out of the profile."""
+"""Image transforms: on whole batches where all images have one size, else one image at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 
-from mola_lightning.core.errors import DataError, require
+from mola_lightning.core.errors import ConfigError, DataError, one_of, positive_int, require
 from mola_lightning.core.seeding import seed_of
+from mola_lightning.data.seeded import generators_restored, reseed
+
+Transform = Callable[[Tensor], Tensor]
 
 
 class Normalize:
@@ -70,3 +74,83 @@ class RandomShift:
         batch = torch.arange(len(images))[:, None, None, None]
         channels = torch.arange(images.shape[1])[None, :, None, None]
         return images[batch, channels, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+class ImageTransforms:
+    """What happens to an image between its file and the model, at training and at evaluation.
+
+    Args:
+        size: height and width of the images that the model sees, in pixels.
+        train: transforms of torchvision.transforms.v2, or other callables, on uint8 tensors (C, H, W). They may draw
+            from the global generators of torch, numpy and Python: those are seeded for each image. Empty: the shorter
+            side is resized to ``size``, and the middle taken.
+        eval: likewise for evaluation, where nothing is random.
+        mean: per channel, or one for all, on the scale of [0, 1].
+        std: likewise, positive.
+        channels: 3 for colour, 1 for grey.
+
+    Attributes:
+        image_shape: (channels, size, size).
+        normalize: applied to each batch of transformed images.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        train: Sequence[Transform] = (),
+        eval: Sequence[Transform] = (),
+        mean: float | Sequence[float] = 0.5,
+        std: float | Sequence[float] = 0.5,
+        channels: int = 3,
+    ) -> None:
+        positive_int("size", size)
+        one_of("channels", channels, (1, 3))
+        self.size, self.channels = size, channels
+        self.image_shape = (channels, size, size)
+        self.normalize = Normalize(mean, std)
+        for name, values in (("mean", self.normalize.mean), ("std", self.normalize.std)):
+            ok = len(values) in (1, channels)
+            require(ok, f"{name} must be one number or {channels}, one a channel; got {len(values)}")
+        self._pipelines = {"train": self._pipeline("train", train), "eval": self._pipeline("eval", eval)}
+
+    def _pipeline(self, name: str, transforms: Sequence[Transform]) -> tuple[Transform, ...]:
+        for transform in transforms:
+            require(callable(transform), f"{name} must be a list of transforms, got {transform!r} in it")
+        return tuple(transforms) or (v2.Resize(self.size), v2.CenterCrop(self.size))
+
+    def train(self, image: Tensor, seed: int, epoch: int, index: int) -> Tensor:
+        """Augment an image: a pure function of the arguments, which leaves the global generators as they were.
+
+        Args:
+            image: (C, H, W) uint8 of any size.
+            seed: of the run.
+            epoch: of training.
+            index: the image's row in its data set.
+
+        Returns:
+            (channels, size, size) uint8, or float where the transforms make it so.
+        """
+        with generators_restored():
+            return self.augment(image, seed, epoch, index)
+
+    def augment(self, image: Tensor, seed: int, epoch: int, index: int) -> Tensor:
+        """As :meth:`train`, inside of the caller's :func:`generators_restored`, which takes some time itself."""
+        reseed(seed_of(seed, "augment", epoch, index))
+        return self._run("train", image)
+
+    def eval(self, image: Tensor) -> Tensor:
+        """(C, H, W) uint8 of any size -> (channels, size, size)."""
+        return self._run("eval", image)
+
+    def _run(self, name: str, image: Tensor) -> Tensor:
+        shape = tuple(image.shape)
+        for transform in self._pipelines[name]:
+            image = transform(image)
+        if not isinstance(image, Tensor) or tuple(image.shape) != self.image_shape:
+            found = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+            raise ConfigError(
+                f"the {name} transforms made {found} of an image {shape}, but images must become {self.image_shape} "
+                "(channels, size, size): end the list with a crop or a Resize([size, size]) to the transforms' size, "
+                "or change size or channels"
+            )
+        return image
