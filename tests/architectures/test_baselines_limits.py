@@ -1,6 +1,6 @@
 """Where each sharing scheme falls back to a simpler one: hard parameter sharing, single-task learning."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,23 +11,22 @@ from torch import Tensor, nn
 from mola_lightning.architectures import (
     CGC,
     HPS,
+    LTB,
     MTAN,
     PLE,
     Architecture,
     CrossStitch,
     DSelectK,
     HPSDomainNorm,
-    HPSWide,
     MMoE,
-    MoLA,
     SingleTask,
 )
 from mola_lightning.backbones import create_small_resnet
 from mola_lightning.core import Task, TaskRows
-from mola_lightning.routers import ConvRouter, TaskIdRouter
 from mola_lightning.training import MultiTaskModule
 from mola_lightning.training.parameters import count_multiply_adds, count_parameters
 
+Force = Callable[..., None]
 SHAPE = (3, 12, 12)
 NAMES = ("a", "b", "c")
 TASKS = tuple(Task(name, 2) for name in NAMES)
@@ -37,13 +36,6 @@ MIXED = TaskRows.from_task_ids(torch.tensor([0, 1, 2, 0, 1, 1, 0, 2]), NAMES)
 
 def batch() -> Tensor:
     return torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(3))
-
-
-def force(layer: nn.Module, bias: Sequence[float]) -> None:
-    """Make a linear layer answer ``bias`` whatever it reads."""
-    with torch.no_grad():
-        layer.weight.zero_()
-        layer.bias.copy_(torch.tensor(bias))
 
 
 def same_as(net: nn.Module, architecture: Architecture, training: bool = False) -> None:
@@ -68,7 +60,7 @@ def test_one_expert_is_hps(scheme: Any, share_until: int) -> None:
     same_as(whole(architecture.trunk, architecture.experts[0]), architecture, training=True)
 
 
-def test_all_weight_on_one_expert_is_hps() -> None:
+def test_all_weight_on_one_expert_is_hps(force: Force) -> None:
     architecture = MMoE(TASKS, BACKBONE, num_experts=3, image_shape=SHAPE)
     for gate in architecture.gates:
         force(gate.linear, [-1e4, 0, -1e4])
@@ -76,7 +68,7 @@ def test_all_weight_on_one_expert_is_hps() -> None:
 
 
 @pytest.mark.parametrize("scheme", [CGC, PLE, partial(PLE, share_until=1)], ids=["cgc", "ple", "ple_trunk"])
-def test_all_weight_on_the_shared_experts_is_hps(scheme: Any) -> None:
+def test_all_weight_on_the_shared_experts_is_hps(scheme: Any, force: Force) -> None:
     architecture = scheme(TASKS, BACKBONE, image_shape=SHAPE)
     for module in architecture.modules():
         if isinstance(module, nn.Linear):  # shared experts come last in every gate
@@ -84,7 +76,7 @@ def test_all_weight_on_the_shared_experts_is_hps(scheme: Any) -> None:
     same_as(whole(architecture.trunk, architecture.experts[0]), architecture)
 
 
-def test_all_weight_on_own_experts_is_single_task() -> None:
+def test_all_weight_on_own_experts_is_single_task(force: Force) -> None:
     for architecture in (CGC(TASKS, BACKBONE, image_shape=SHAPE), PLE(TASKS, BACKBONE, image_shape=SHAPE)):
         for name, module in architecture.named_modules():
             if isinstance(module, nn.Linear) and not name.startswith("shared_gates"):
@@ -119,7 +111,7 @@ def test_identity_units_are_single_task() -> None:
         torch.testing.assert_close(found, wanted[name])
 
 
-def test_open_masks_are_hps() -> None:
+def test_open_masks_are_hps(force: Force) -> None:
     architecture = MTAN(TASKS, BACKBONE, SHAPE)
     for module in architecture.attention.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -128,7 +120,7 @@ def test_open_masks_are_hps() -> None:
     same_as(nn.Sequential(architecture.stem, *parts, architecture.head), architecture, training=True)
 
 
-def test_masks_multiply_features_of_the_stage() -> None:
+def test_masks_multiply_features_of_the_stage(force: Force) -> None:
     """Closed masks at the last stage: nothing passes, whatever comes before."""
     architecture = MTAN(TASKS, BACKBONE, SHAPE).eval()
     for module in architecture.attention[1][-1].mask.modules():
@@ -169,35 +161,34 @@ def test_a_norm_does_not_guess_its_rows() -> None:
         HPSDomainNorm(TASKS, BACKBONE, SHAPE).backbone(batch())
 
 
-# -------------------------------------------------------------------------------------------------------- HPS, wider
+def test_units_start_as_averages() -> None:
+    """Rows of every unit sum to one, so equal branches stay equal to one branch: no sum of T activations."""
+    net = BACKBONE()
+    architecture = CrossStitch(TASKS, net, alpha_same=0.7, image_shape=SHAPE)
+    for weights in architecture.weights():
+        torch.testing.assert_close(weights.sum(1), torch.ones(3))
+        torch.testing.assert_close(weights.diagonal(), torch.full((3,), 0.7))
+    same_as(net, architecture, training=True)
 
 
-def size_of(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+@pytest.mark.parametrize("training", [True, False])
+def test_one_branch_for_all_is_a_single_path(training: bool) -> None:
+    architecture = LTB(TASKS, BACKBONE, image_shape=SHAPE)
+    architecture.set_progress(9, 10)
+    with torch.no_grad():
+        for logits in (*architecture.logits, *architecture.last_logits):
+            logits.copy_(torch.tensor([0, 1e5, 0]).expand_as(logits))
+    assert architecture.paths() == [[1] * (len(architecture.branches[0]) - 1) + [t] for t in range(3)]
+    same_as(nn.Sequential(*architecture.branches[1]), architecture, training)  # heads only pool
 
 
-def test_the_backbones_own_size_is_hps() -> None:
-    torch.manual_seed(0)
-    plain = HPS(TASKS, BACKBONE, SHAPE)
-    torch.manual_seed(0)
-    wide = HPSWide(TASKS, BACKBONE, widen_to=size_of(plain), image_shape=SHAPE)
-    assert wide.widths == [4, 6]
-    torch.testing.assert_close(dict(wide.state_dict()), dict(plain.state_dict()), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("backbone", ["resnet10t", "resnet26", "convnext_atto", BACKBONE, create_small_resnet])
-def test_as_wide_as_the_target(backbone: Any) -> None:
-    target = 3 * size_of(HPS(TASKS, backbone, SHAPE))
-    wide = HPSWide(TASKS, backbone, widen_to=target, image_shape=SHAPE)
-    assert size_of(wide) == pytest.approx(target, rel=0.15 if backbone is BACKBONE else 0.05)
-    assert all(f.shape[1] == wide.num_features for f in wide(torch.randn(8, 3, 32, 32), MIXED).per_task.values())
-
-
-@pytest.mark.parametrize("router", [TaskIdRouter, partial(ConvRouter, widths=(4, 8), blocks=1)])
-def test_as_wide_as_a_rival(router: Any) -> None:
-    rival = partial(MoLA, backbone=BACKBONE, router=router)
-    wide = HPSWide(TASKS, BACKBONE, match=rival, image_shape=SHAPE)
-    assert size_of(wide) == pytest.approx(size_of(rival(TASKS, image_shape=SHAPE)), rel=0.15)
+def test_the_warm_up_reads_averages() -> None:
+    net = BACKBONE()
+    architecture = LTB(TASKS, net, warmup=0.2, image_shape=SHAPE)
+    same_as(net, architecture, training=True)  # equal branches: a sum would differ
+    for epoch, warm in [(0, True), (1, True), (2, False), (9, False)]:
+        architecture.set_progress(epoch, 10)
+        assert architecture.warming_up is warm
 
 
 # ----------------------------------------------------------------------------------------------------------- counts

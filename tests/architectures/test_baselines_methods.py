@@ -1,6 +1,6 @@
 """What sets single sharing schemes apart, and the values that they refuse."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,18 +10,21 @@ from torch import Tensor, nn
 
 from mola_lightning.architectures import (
     CGC,
+    HPS,
     LTB,
     PLE,
-    Architecture,
     CrossStitch,
     DSelectK,
     HPSWide,
     MMoE,
+    MoLA,
 )
 from mola_lightning.architectures.dselect_k import SelectorGate, selection_penalty, smooth_step
 from mola_lightning.backbones import create_backbone, create_small_resnet
 from mola_lightning.core import ConfigError, Task, TaskRows
+from mola_lightning.routers import ConvRouter, TaskIdRouter
 
+Force = Callable[..., None]
 SHAPE = (3, 12, 12)
 NAMES = ("a", "b", "c")
 TASKS = tuple(Task(name, 2) for name in NAMES)
@@ -31,38 +34,6 @@ MIXED = TaskRows.from_task_ids(torch.tensor([0, 1, 2, 0, 1, 1, 0, 2]), NAMES)
 
 def batch() -> Tensor:
     return torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(3))
-
-
-def force(layer: nn.Module, bias: Sequence[float]) -> None:
-    """Make a linear layer answer ``bias`` whatever it reads."""
-    with torch.no_grad():
-        layer.weight.zero_()
-        layer.bias.copy_(torch.tensor(bias))
-
-
-def same_as(net: nn.Module, architecture: Architecture, training: bool = False) -> None:
-    """The features of every task are those of ``net`` on the whole batch, then its rows."""
-    wanted = net.train(training)(batch())
-    per_task = architecture.train(training)(batch(), MIXED).per_task
-    for name in NAMES:
-        torch.testing.assert_close(per_task[name], wanted[MIXED[name]])
-
-
-def whole(trunk: nn.Module, expert: nn.Module) -> nn.Module:
-    return nn.Sequential(trunk, *(expert if isinstance(expert, nn.ModuleList) else [expert]))
-
-
-# ------------------------------------------------------------------------------------------------------- cross-stitch
-
-
-def test_units_start_as_averages() -> None:
-    """Rows of every unit sum to one, so equal branches stay equal to one branch: no sum of T activations."""
-    net = BACKBONE()
-    architecture = CrossStitch(TASKS, net, alpha_same=0.7, image_shape=SHAPE)
-    for weights in architecture.weights():
-        torch.testing.assert_close(weights.sum(1), torch.ones(3))
-        torch.testing.assert_close(weights.diagonal(), torch.full((3,), 0.7))
-    same_as(net, architecture, training=True)
 
 
 # --------------------------------------------------------------------------------------------------------- DSelect-k
@@ -79,7 +50,7 @@ def test_smooth_step() -> None:
 
 
 @pytest.mark.parametrize(("experts", "selected"), [(4, 2), (5, 3), (8, 1), (1, 1)])
-def test_decided_selectors_choose_k_experts(experts: int, selected: int) -> None:
+def test_decided_selectors_choose_k_experts(experts: int, selected: int, force: Force) -> None:
     gate = SelectorGate(6, experts, selected, gamma=1.0)
     chosen = list(range(experts))[-selected:]
     if gate.selectors is not None:
@@ -132,17 +103,6 @@ def decide(architecture: LTB, seed: int) -> list[Tensor]:
     return architecture.weights()
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_one_branch_for_all_is_a_single_path(training: bool) -> None:
-    architecture = LTB(TASKS, BACKBONE, image_shape=SHAPE)
-    architecture.set_progress(9, 10)
-    with torch.no_grad():
-        for logits in (*architecture.logits, *architecture.last_logits):
-            logits.copy_(torch.tensor([0, 1e5, 0]).expand_as(logits))
-    assert architecture.paths() == [[1] * (len(architecture.branches[0]) - 1) + [t] for t in range(3)]
-    same_as(nn.Sequential(*architecture.branches[1]), architecture, training)  # heads only pool
-
-
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("rows", [MIXED, TaskRows.all_rows(8, NAMES)], ids=["disjoint", "all"])
 def test_the_tree_is_the_mixture_with_one_parent_each(seed: int, rows: TaskRows) -> None:
@@ -165,13 +125,35 @@ def test_training_draws_parents_by_their_probability() -> None:
     torch.testing.assert_close(drawn.mean(0)[0], torch.tensor([0.0, 1.0, 2.0]).softmax(0), rtol=0, atol=0.05)
 
 
-def test_the_warm_up_reads_averages() -> None:
-    net = BACKBONE()
-    architecture = LTB(TASKS, net, warmup=0.2, image_shape=SHAPE)
-    same_as(net, architecture, training=True)  # equal branches: a sum would differ
-    for epoch, warm in [(0, True), (1, True), (2, False), (9, False)]:
-        architecture.set_progress(epoch, 10)
-        assert architecture.warming_up is warm
+# -------------------------------------------------------------------------------------------------------- HPS, wider
+
+
+def size_of(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_the_backbones_own_size_is_hps() -> None:
+    torch.manual_seed(0)
+    plain = HPS(TASKS, BACKBONE, SHAPE)
+    torch.manual_seed(0)
+    wide = HPSWide(TASKS, BACKBONE, widen_to=size_of(plain), image_shape=SHAPE)
+    assert wide.widths == [4, 6]
+    torch.testing.assert_close(dict(wide.state_dict()), dict(plain.state_dict()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backbone", ["resnet10t", "resnet26", "convnext_atto", BACKBONE, create_small_resnet])
+def test_as_wide_as_the_target(backbone: Any) -> None:
+    target = 3 * size_of(HPS(TASKS, backbone, SHAPE))
+    wide = HPSWide(TASKS, backbone, widen_to=target, image_shape=SHAPE)
+    assert size_of(wide) == pytest.approx(target, rel=0.15 if backbone is BACKBONE else 0.05)
+    assert all(f.shape[1] == wide.num_features for f in wide(torch.randn(8, 3, 32, 32), MIXED).per_task.values())
+
+
+@pytest.mark.parametrize("router", [TaskIdRouter, partial(ConvRouter, widths=(4, 8), blocks=1)])
+def test_as_wide_as_a_rival(router: Any) -> None:
+    rival = partial(MoLA, backbone=BACKBONE, router=router)
+    wide = HPSWide(TASKS, BACKBONE, match=rival, image_shape=SHAPE)
+    assert size_of(wide) == pytest.approx(size_of(rival(TASKS, image_shape=SHAPE)), rel=0.15)
 
 
 # -------------------------------------------------------------------------------------------------------- refusals

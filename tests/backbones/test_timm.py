@@ -42,6 +42,20 @@ def test_convnext_gives_a_feature_map_of_the_pooled_width() -> None:
     assert mapped(torch.randn(1, 3, 64, 32)).shape == (1, pooled.num_features, 2, 1)
 
 
+def test_dilated_stages_are_the_papers() -> None:
+    """Stages 3 and 4 keep the resolution; the first 3x3 of each still has the dilation of the stage before."""
+    recipe = next(recipe for recipe in RECIPES if recipe.stem == "resnet50_dilated")
+    net = build(recipe, pooled=False, image_size=(48, 64)).eval()
+    with torch.no_grad():
+        assert net(torch.randn(1, 3, 48, 64)).shape == (1, 2048, 6, 8)
+    for stage, first, rest in ((net.layer3, 1, 2), (net.layer4, 2, 4)):
+        convs = [block.conv2 for block in stage]
+        assert [conv.dilation for conv in convs] == [(first, first), *[(rest, rest)] * (len(convs) - 1)]
+        assert all(conv.padding == conv.dilation and conv.stride == (1, 1) for conv in convs)
+    plain = create_backbone("resnet50")
+    net.load_state_dict(plain.state_dict())  # pretrained weights fit
+
+
 def test_width_is_that_of_what_comes_out() -> None:
     """MobileNetV3 widens its features after pooling."""
     for pooled in (True, False):

@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchjd import aggregation
 
 from mola_lightning.architectures import Features
-from mola_lightning.balancers import Step
 from mola_lightning.core import ConfigError, TaskRows
 from mola_lightning.data import Source
 
@@ -58,20 +57,6 @@ def test_an_epoch(name: str, single_input: Source, make_module: Make, make_balan
         module = make_module(method, single_input, balancer=make_balancer(name))
         fit(module, single_input, precision="bf16-mixed" if method == "hps" else "32-true")
         assert all(parameter.isfinite().all() for parameter in module.parameters())
-
-
-def test_equal_gradients_give_the_direction_of_the_sum(name: str, make_balancer: Make) -> None:
-    weight, images = nn.Parameter(torch.ones(2, 4)), torch.randn(6, 2)
-    features = images @ weight
-    terms = [features.sum() * 0.5 for _ in range(3)]
-    rows = TaskRows.all_rows(6, "abc")
-    per_task = [features[rows[task]] for task in "abc"]
-    terms = [feature.square().sum() for feature in per_task]
-    step = Step(terms, features=per_task, rows=rows)
-    make_balancer(name)(torch.stack(terms), torch.ones(3, dtype=torch.bool), [weight], step=step).backward()
-    found = weight.grad
-    wanted = torch.autograd.grad((images @ weight).square().sum(), weight)[0]
-    assert torch.allclose(found / found.norm(), wanted / wanted.norm(), atol=1e-5)
 
 
 def test_an_absent_task_has_no_say(

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,8 +47,58 @@ SCALARIZERS = {
 }
 
 
+WITHOUT_TORCHJD = {"equal", "ls", "si", "dwa", "sdmgrad", "gradnorm"}  # a test of each by its own formula
+OF_FEATURES = {"mgda_ub", "aligned_mtl_ub"}  # test_feature_level.py
+
+# Three bowls L_t = x_t^2 / 2, each along an axis of its own: at x = (1, 2, 3) the gradients are orthogonal and of the
+# lengths x. What each rule makes of them in its first step, by hand.
+X = torch.tensor([1.0, 2.0, 3.0])
+LOSSES = X**2 / 2
+ONES = torch.ones(3)
+BY_HAND = {
+    "equal": X,
+    "ls": X,
+    "dwa": X,  # no rates yet
+    "gradnorm": X,  # no weights yet
+    "imtl_l": X,  # exp(0)
+    "uw": X / 2,  # exp(-0) / 2
+    "si": X / LOSSES,
+    "stch": (LOSSES / (3 * 0.1)).softmax(0) / 3 * X,
+    "famo": X / LOSSES / (1 / LOSSES).sum(),  # of log L, scaled to weights of sum 1
+    "pcgrad": X,  # nothing conflicts
+    "gradvac": X,  # cosines of 0 are what it expects
+    "graddrop": X,  # each entry has one sign only
+    "upgrad": X / 3,
+    "excess_mtl": (0.01 * X).softmax(0) * X,  # the distances are the gradients' lengths so far
+    "mgda": (1 / X) / (1 / X**2).sum(),  # the foot of the perpendicular on the triangle
+    "imtl_g": ONES / (1 / X).sum(),
+    "aligned_mtl": X.min() * ONES / 3,
+    "nash_mtl": ONES / 3**0.5,  # G w = 1 / w, cut to norm 1
+    "fairgrad": ONES,  # the same, not cut
+    "con_fig": ONES * X.sum() / 3,  # equal cosines, as long as the projections together
+    "cagrad": X / 3 + 0.5 * (X / 3).norm() * torch.tensor([1.0, 0.0, 0.0]),  # helps the shortest gradient alone
+    "sdmgrad": (1 / X) / (1 / X**2).sum(),  # as mgda: the mean that it is drawn to has no conflict to add
+}
+CONVERGED = {"sdmgrad": {"lr": 0.5, "n_iter": 200}}  # at the paper's rate its search does not settle here
+
+
 def close(found: Tensor, wanted: Tensor, tolerance: float = 1e-4) -> bool:
     return bool((found - wanted).norm() <= tolerance * wanted.norm() + 1e-7)
+
+
+def test_every_balancer_has_a_rule_here() -> None:
+    known = {path.stem for path in (Path(__file__).parents[2] / "conf" / "balancer").glob("*.yaml")}
+    assert {*AGGREGATORS, *SCALARIZERS, *WITHOUT_TORCHJD, *OF_FEATURES} == known
+    assert {*BY_HAND, "rlw", *OF_FEATURES} == known
+
+
+def test_orthogonal_bowls(name: str, make_balancer: Make, combine: Combine) -> None:
+    found = combine(make_balancer(name, **CONVERGED.get(name, {})), X.diag(), losses=LOSSES.tolist())
+    if name == "rlw":
+        assert (found / X).sum().item() == pytest.approx(1, abs=1e-5)
+        assert (found > 0).all()
+    else:
+        torch.testing.assert_close(found, BY_HAND[name], rtol=1e-2 if name == "mgda" else 1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("method", AGGREGATORS)

@@ -230,19 +230,6 @@ def test_nothing_shared_means_the_plain_sum(
     assert all(torch.equal(found[n], wanted[n]) for n in wanted)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_an_epoch_of_every_balancer(
-    name: str, method: str, source: Source, make_module: Make, make_balancer: Make, fit: Make
-) -> None:
-    module = make_module(method, source, balancer=make_balancer(name))
-    before = {n: p.detach().clone() for n, p in module.named_parameters()}
-    trainer = fit(module, source)
-    assert trainer.callback_metrics["train/loss"].isfinite()
-    assert all(p.isfinite().all() for p in module.parameters())
-    trained = {n for n, p in module.named_parameters() if p.requires_grad}
-    assert {n for n, p in module.named_parameters() if not torch.equal(p, before[n])} >= trained
-
-
 def test_whose_parameters_the_optimiser_trains(source: Source, make_module: Make, make_balancer: Make) -> None:
     trained = {}
     for name in ("uw", "imtl_l", "famo", "gradnorm", "mgda"):

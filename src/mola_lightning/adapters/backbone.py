@@ -1,8 +1,7 @@
 """A backbone with experts: the network, its adapted layers, and the mixing that runs through them."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,22 +9,14 @@ from torch.utils import _pytree as pytree
 
 from mola_lightning.adapters.base import AdaptedLayer
 from mola_lightning.adapters.checkpointing import CheckpointBoundary, wrap_checkpoints
+from mola_lightning.adapters.explain import PlanLine, observed
 from mola_lightning.adapters.inject import inject
-from mola_lightning.adapters.kinds import ADAPTER_PARAMETERS
+from mola_lightning.adapters.kinds import is_adapter_parameter
 from mola_lightning.adapters.merge import merged_copy
-from mola_lightning.adapters.plans import candidates, choose
 from mola_lightning.adapters.scope import Mixing, MixingScope
 from mola_lightning.core import ConfigError, Routing
 
-
-@dataclass
-class PlanLine:
-    """The plan of one layer: its path, the plan's class and family, and multiply-adds beyond the base layer by plan."""
-
-    path: str
-    chosen: str
-    family: str
-    costs: dict[str, float]
+log = logging.getLogger(__name__)
 
 
 class AdaptedBackbone(nn.Module):
@@ -46,6 +37,9 @@ class AdaptedBackbone(nn.Module):
         plan: ``auto`` picks the cheapest exact plan per layer; ``low_rank``, ``merged`` or ``dense`` sets a family.
         checkpoint_modules: regular expressions of blocks to run under activation checkpointing.
         freeze_backbone: train the adapters only; the network's own parameters and norm statistics stand still.
+
+    Attributes:
+        report: which layers were adapted and which were skipped, and why.
 
     Raises:
         ConfigError: for bad settings, a pattern without a match, or a layer that cannot be adapted.
@@ -79,11 +73,13 @@ class AdaptedBackbone(nn.Module):
             plan=plan,
             scope=self.scope,
         )
+        if self.report.skipped:
+            log.info("%s", self.report.skipped_line())
         self.num_experts, self.freeze_backbone = num_experts, freeze_backbone
         self.num_features = getattr(net, "num_features", None)
         if freeze_backbone:
             for name, parameter in net.named_parameters():
-                parameter.requires_grad_(name.rpartition(".")[2] in ADAPTER_PARAMETERS)
+                parameter.requires_grad_(is_adapter_parameter(name))
         wrap_checkpoints(net, checkpoint_modules, self.scope)
         self.net = net
 
@@ -103,7 +99,7 @@ class AdaptedBackbone(nn.Module):
     def adapter_parameters(self) -> Iterator[nn.Parameter]:
         """The experts' parameters, stacked over experts."""
         for name, parameter in self.net.named_parameters():
-            if name.rpartition(".")[2] in ADAPTER_PARAMETERS:
+            if is_adapter_parameter(name):
                 yield parameter
 
     def train(self, mode: bool = True) -> "AdaptedBackbone":
@@ -188,11 +184,14 @@ class AdaptedBackbone(nn.Module):
         Layers that the forward pass never calls are missing from the list: their experts would do nothing.
         """
         lines: list[PlanLine] = []
-        was_training = self.training
+        modes = {module: module.training for module in self.modules()}
         self.eval()
-        with _observed(self.adapted, lines):
-            self(images, routing)
-        self.train(was_training)
+        try:
+            with observed(self.adapted, lines):
+                self(images, routing)
+        finally:
+            for module, mode in modes.items():  # one by one: a norm kept in eval mode stays there
+                module.training = mode
         return lines
 
     def check_reached(self, images: Tensor) -> None:
@@ -208,26 +207,3 @@ class AdaptedBackbone(nn.Module):
                 f"the network never calls these adapted layers, so their experts would do nothing: "
                 f"{', '.join(missing)}. Leave them out with exclude_modules."
             )
-
-
-@contextmanager
-def _observed(adapted: Mapping[str, AdaptedLayer], lines: list[PlanLine]) -> Iterator[None]:
-    """Append a line to ``lines`` for each adapted layer that runs inside."""
-
-    def observe(path: str, layer: AdaptedLayer, x: Tensor) -> None:
-        mixing = layer.scope.current().expand(x.shape[0])
-        x = layer.prepare(x)
-        options = {type(plan).__name__: plan for plan in candidates(layer, mixing)}
-        costs = {name: plan.cost(layer, mixing).total(layer.positions(x)) for name, plan in options.items()}
-        plan = choose(layer, x, mixing)
-        lines.append(PlanLine(path, type(plan).__name__, plan.family, costs))
-
-    hooks = [
-        layer.register_forward_pre_hook(lambda layer, args, path=path: observe(path, layer, args[0]))
-        for path, layer in adapted.items()
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

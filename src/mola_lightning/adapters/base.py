@@ -1,6 +1,6 @@
 """What adapted convolutions and linear layers have in common."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
@@ -11,7 +11,7 @@ from mola_lightning.core import ConfigError
 from mola_lightning.core.errors import one_of, positive_int
 
 
-class AdaptedLayer(nn.Module):
+class AdaptedLayer(nn.Module, ABC):
     """A layer with E experts: y[b] = f(x[b]; W + sum_e mixing[b, e] Delta_e) (MoLA, Zhou et al., ICML 2024).
 
     Mixed in before a layer type (``nn.Conv2d``, ``nn.Linear``), whose ``weight`` and ``bias`` keep their names. The
@@ -121,6 +121,6 @@ class AdaptedLayer(nn.Module):
         experts = f"num_experts={self.num_experts}, rank={self.rank}, alpha={self.alpha}, kind={self.kind_name}"
         return f"{super().extra_repr()}, {experts}"
 
+    @abstractmethod
     def plain(self) -> nn.Module:
         """A layer of the original type that shares this one's weight and bias, without experts."""
-        raise TypeError(f"{type(self).__name__} does not say what it replaced")

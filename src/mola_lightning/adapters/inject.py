@@ -1,6 +1,7 @@
 """Replace layers of any network by their adapted forms, by name."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -32,6 +33,12 @@ class InjectionReport:
 
     adapted: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+
+    def skipped_line(self) -> str:
+        """How many layers were skipped, and why, in one line."""
+        reasons = Counter(self.skipped.values())
+        said = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
+        return f"{len(self.adapted)} layers adapted, {len(self.skipped)} skipped: {said}"
 
     def __str__(self) -> str:
         """One line a layer."""

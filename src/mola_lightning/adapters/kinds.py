@@ -146,3 +146,8 @@ class Full(Kind):
 
 KINDS: dict[str, Kind] = {"reshaped": Reshaped(), "factorised": Factorised(), "full": Full()}
 ADAPTER_PARAMETERS = ("lora_A", "lora_B", "expert_weight")
+
+
+def is_adapter_parameter(name: str) -> bool:
+    """Whether a parameter's (dotted) name is that of an adapted layer's experts."""
+    return name.rpartition(".")[2] in ADAPTER_PARAMETERS

@@ -13,12 +13,13 @@ expert (r*kh^2 reshaped, r factorised). Multiply-adds beyond the base layer's P*
 | dense, soft | E O I K | the same with E |
 """
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from mola_lightning.adapters.costs import CALL, STREAM, TOUCH, TOUCH_ROWS, Cost
 from mola_lightning.adapters.scope import Mixing
 from mola_lightning.core import ConfigError
 
@@ -27,41 +28,23 @@ if TYPE_CHECKING:
 
 PLAN_NAMES = ("auto", "low_rank", "merged", "dense")
 
-# In multiply-adds, fitted on a CPU to the plans of each layer shape timed one by one (`make bench ARGS=--layers`):
-CALL = 2_000_000  # one more call of a convolution
-TOUCH = 32  # to write, read and back-propagate one number of a materialised delta
-TOUCH_ROWS = 160  # the same for one number of a row's own kernel
-STREAM = 50  # to write or read, and back-propagate, one number of an activation
 
-
-@dataclass(frozen=True)
-class Cost:
-    """Multiply-adds beyond the base layer: ``per_position`` times positions, plus ``fixed`` per batch."""
-
-    per_position: float
-    fixed: float = 0.0
-
-    def total(self, positions: int) -> float:
-        """For a batch with that many output positions."""
-        return self.per_position * positions + self.fixed
-
-
-class Plan:
+class Plan(ABC):
     """A way to run a layer. ``family`` is its name in configs; several plans of one family differ in detail."""
 
     family: str
 
+    @abstractmethod
     def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
         """Whether the plan can run this layer under this mixing."""
-        raise TypeError
 
+    @abstractmethod
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> Cost:
         """What it costs beyond the base layer."""
-        raise TypeError
 
+    @abstractmethod
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         """The layer's output."""
-        raise TypeError
 
 
 def _sizes(layer: "AdaptedLayer") -> tuple[int, int, int]:

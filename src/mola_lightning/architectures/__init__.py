@@ -1,6 +1,6 @@
 """Sharing schemes: which parameters serve which task."""
 
-from mola_lightning.architectures.base import Architecture, BackboneFactory, Features, build_backbone
+from mola_lightning.architectures.base import Architecture, BackboneFactory, BackboneLike, Features, build_backbone
 from mola_lightning.architectures.cgc import CGC
 from mola_lightning.architectures.cross_stitch import CrossStitch
 from mola_lightning.architectures.domain_norm import HPSDomainNorm
@@ -22,6 +22,7 @@ __all__ = [
     "PLE",
     "Architecture",
     "BackboneFactory",
+    "BackboneLike",
     "CrossStitch",
     "DSelectK",
     "Features",

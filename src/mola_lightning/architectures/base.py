@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from torch import Tensor, nn
 
@@ -14,6 +14,8 @@ from mola_lightning.core import ConfigError, Regime, Routing, Task, TaskRows, ch
 
 # called as backbone(in_channels=C, image_size=(H, W) or None)
 BackboneFactory = Callable[..., nn.Module]
+# what users give as one: a timm name, a module (copied where several are needed), or a factory
+BackboneLike: TypeAlias = str | nn.Module | BackboneFactory
 
 
 @dataclass
@@ -48,9 +50,6 @@ class Architecture(nn.Module, ABC):
         num_experts: E, or 0 without experts.
         learned_logits: whether the routing carries logits that auxiliary losses can act on.
         penalty_names: names of the penalties that it adds to the training loss.
-
-    A scheme that changes with the progress of a training has a method ``set_progress(epoch, epochs)``, which the
-    callback ``Schedule`` calls.
     """
 
     regimes: ClassVar[frozenset[Regime]] = frozenset(Regime)
@@ -82,6 +81,9 @@ class Architecture(nn.Module, ABC):
                 f"{allowed}. Choose another architecture=..."
             )
 
+    def set_progress(self, epoch: int, epochs: int | None) -> None:
+        """Hear that ``epoch`` (from 0) of ``epochs`` begins, or of a training without end; most schemes do not care."""
+
     def shared_parameters(self) -> list[nn.Parameter]:
         """The trainable parameters that several tasks' losses pull on; where gradients can conflict."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -96,7 +98,7 @@ class Architecture(nn.Module, ABC):
         return {name: found.get(name, like[:0]) for name in rows}
 
 
-def backbone_factory(backbone: str | nn.Module | BackboneFactory) -> BackboneFactory:
+def backbone_factory(backbone: BackboneLike) -> BackboneFactory:
     """A factory from whatever users give: a timm name, a module (copied at each call), or a factory."""
     if isinstance(backbone, str):
         return partial(create_backbone, backbone)
@@ -108,7 +110,7 @@ def backbone_factory(backbone: str | nn.Module | BackboneFactory) -> BackboneFac
     raise ConfigError(f"backbone must be a timm name, a module or a factory, got {backbone!r}")
 
 
-def build_backbone(backbone: str | nn.Module | BackboneFactory, image_shape: Sequence[int] | None) -> nn.Module:
+def build_backbone(backbone: BackboneLike, image_shape: Sequence[int] | None) -> nn.Module:
     """One network with the attribute ``num_features``, for images of ``image_shape`` (C, H, W); any size when None."""
     channels, size = (3, None) if image_shape is None else (image_shape[0], tuple(image_shape[1:]))
     net = backbone_factory(backbone)(in_channels=channels, image_size=size)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mola_lightning.architectures.base import Architecture, BackboneFactory, Features
+from mola_lightning.architectures.base import Architecture, BackboneLike, Features
 from mola_lightning.architectures.staged import build_stages
-from mola_lightning.core import ConfigError, Regime, Task, TaskRows
+from mola_lightning.core import ConfigError, Task, TaskRows
 
 
 class MixedBranches(Architecture):
@@ -27,12 +27,10 @@ class MixedBranches(Architecture):
         ConfigError: for a backbone of a single stage.
     """
 
-    regimes = frozenset(Regime)
-
     def __init__(
         self,
         tasks: Sequence[Task],
-        backbone: str | nn.Module | BackboneFactory,
+        backbone: BackboneLike,
         image_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__(tasks)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mola_lightning.architectures.base import BackboneFactory
+from mola_lightning.architectures.base import BackboneLike
 from mola_lightning.architectures.branches import MixedBranches
 from mola_lightning.core import Task
 from mola_lightning.core.errors import require
@@ -32,7 +32,7 @@ class CrossStitch(MixedBranches):
     def __init__(
         self,
         tasks: Sequence[Task],
-        backbone: str | nn.Module | BackboneFactory,
+        backbone: BackboneLike,
         alpha_same: float = 0.9,
         image_shape: Sequence[int] | None = None,
     ) -> None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mola_lightning.architectures.base import Architecture, BackboneFactory, Features, build_backbone
-from mola_lightning.core import ConfigError, Regime, Task, TaskRows
+from mola_lightning.architectures.base import Architecture, BackboneLike, Features, build_backbone
+from mola_lightning.core import ConfigError, Task, TaskRows
 
 
 class HPSDomainNorm(Architecture):
@@ -27,13 +27,12 @@ class HPSDomainNorm(Architecture):
         ConfigError: for a backbone without batch norms.
     """
 
-    regimes = frozenset(Regime)
     method = "hps_dsbn"
 
     def __init__(
         self,
         tasks: Sequence[Task],
-        backbone: str | nn.Module | BackboneFactory,
+        backbone: BackboneLike,
         image_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__(tasks)

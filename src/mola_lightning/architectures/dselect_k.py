@@ -6,9 +6,9 @@ from math import ceil, isfinite, log2
 import torch
 from torch import Tensor, nn
 
-from mola_lightning.architectures.base import BackboneFactory, Features
+from mola_lightning.architectures.base import BackboneLike, Features
 from mola_lightning.architectures.staged import GatedExperts, averaged, mix
-from mola_lightning.core import Regime, Task, TaskRows
+from mola_lightning.core import Task, TaskRows
 from mola_lightning.core.errors import positive_int, require
 
 SMALL = 1e-6
@@ -37,14 +37,13 @@ class DSelectK(GatedExperts):
         image_shape: (C, H, W) of the images; None for 3 channels of any size.
     """
 
-    regimes = frozenset(Regime)
     method = "dselect_k"
     penalty_names = ("entropy",)
 
     def __init__(
         self,
         tasks: Sequence[Task],
-        backbone: str | nn.Module | BackboneFactory,
+        backbone: BackboneLike,
         num_experts: int | None = None,
         num_selected: int = 2,
         gamma: float = 1.0,
@@ -53,14 +52,13 @@ class DSelectK(GatedExperts):
         gate_input: int = 8,
         image_shape: Sequence[int] | None = None,
     ) -> None:
-        count = len(tasks) if num_experts is None else num_experts
-        positive_int("num_experts", count)
+        super().__init__(tasks, backbone, num_experts, share_until, gate_input, image_shape)
+        count = len(self.experts)
         positive_int("num_selected", num_selected)
         require(num_selected <= count, f"num_selected must be at most num_experts={count}, got {num_selected}")
         require(gamma > 0 and isfinite(gamma), f"gamma must be > 0 and finite, got {gamma!r}")
         usable = entropy_weight >= 0 and isfinite(entropy_weight)
         require(usable, f"entropy_weight must be >= 0 and finite, got {entropy_weight!r}")
-        super().__init__(tasks, backbone, count, share_until, gate_input, image_shape)
         self.entropy_weight = float(entropy_weight)
         inputs = self.in_channels * gate_input**2
         self.gates = nn.ModuleList(SelectorGate(inputs, count, num_selected, gamma) for _ in self.tasks)
@@ -77,10 +75,6 @@ class DSelectK(GatedExperts):
                 found[name] = mix(weights, [output[index] for output in outputs])
                 penalty = penalty + selection_penalty(selections, complete=gate.complete)
         return Features(self.complete(found, rows, images), penalties={"entropy": self.entropy_weight * penalty})
-
-    def shared_parameters(self) -> list[nn.Parameter]:
-        """Trunk and experts; a gate is its task's own."""
-        return [p for p in (*self.trunk.parameters(), *self.experts.parameters()) if p.requires_grad]
 
 
 class SelectorGate(nn.Module):

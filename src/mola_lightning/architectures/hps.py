@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from mola_lightning.architectures.base import Architecture, BackboneFactory, Features, build_backbone
+from mola_lightning.architectures.base import Architecture, BackboneLike, Features, build_backbone
 from mola_lightning.core import Task, TaskRows
 
 
@@ -22,7 +22,7 @@ class HPS(Architecture):
     def __init__(
         self,
         tasks: Sequence[Task],
-        backbone: str | nn.Module | BackboneFactory,
+        backbone: BackboneLike,
         image_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__(tasks)

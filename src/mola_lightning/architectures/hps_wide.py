@@ -11,7 +11,7 @@ from torch import nn
 
 from mola_lightning.architectures.base import Architecture, BackboneFactory, backbone_factory, build_backbone
 from mola_lightning.architectures.hps import HPS
-from mola_lightning.core import ConfigError, Regime, Task
+from mola_lightning.core import ConfigError, Task
 from mola_lightning.core.errors import positive_int
 
 BUILDS = 12  # more than the search ever takes to settle
@@ -39,7 +39,6 @@ class HPSWide(HPS):
             backbone that cannot be widened.
     """
 
-    regimes = frozenset(Regime)
     method = "hps_wide"
 
     def __init__(

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mola_lightning.architectures.base import BackboneFactory, Features
+from mola_lightning.architectures.base import BackboneLike, Features
 from mola_lightning.architectures.branches import MixedBranches
-from mola_lightning.core import Task, TaskRows
-from mola_lightning.core.errors import positive_int, require
+from mola_lightning.core import ConfigError, Task, TaskRows
+from mola_lightning.core.errors import require
 
 
 class LTB(MixedBranches):
@@ -22,8 +22,8 @@ class LTB(MixedBranches):
     average of all parents. (The released code reads their sum, which multiplies activations by the number of tasks at
     each stage, and lets the head of a task read nothing but the task's own last node.)
 
-    How far the training is comes by :meth:`set_progress`, which the callback ``Schedule`` calls at each epoch; before,
-    the warm-up lasts. It is part of the state dict: a checkpoint is evaluated as it was trained.
+    How far the training is comes by :meth:`set_progress`, which the module calls at each epoch; before, the warm-up
+    lasts. It is part of the state dict: a checkpoint is evaluated as it was trained.
 
     Args:
         tasks: all tasks, in task order.
@@ -39,7 +39,7 @@ class LTB(MixedBranches):
     def __init__(
         self,
         tasks: Sequence[Task],
-        backbone: str | nn.Module | BackboneFactory,
+        backbone: BackboneLike,
         warmup: float = 0.01,
         temperature: float | None = None,
         image_shape: Sequence[int] | None = None,
@@ -55,9 +55,17 @@ class LTB(MixedBranches):
         self.last_logits = nn.ParameterList(nn.Parameter(torch.zeros(count)) for _ in range(count))
         self._progress: tuple[int, int] | None = None
 
-    def set_progress(self, epoch: int, epochs: int) -> None:
-        """Say that ``epoch`` (from 0) of ``epochs`` begins."""
-        positive_int("epochs", epochs)
+    def set_progress(self, epoch: int, epochs: int | None) -> None:
+        """Say that ``epoch`` (from 0) of ``epochs`` begins.
+
+        Raises:
+            ConfigError: when the training has no number of epochs.
+        """
+        if epochs is None or epochs < 1:
+            raise ConfigError(
+                f"LTB follows the progress of the training and needs a number of epochs, got max_epochs={epochs}; "
+                "set it (trainer.max_epochs)"
+            )
         require(epoch >= 0, f"epoch must be >= 0, got {epoch}")
         self._progress = (epoch, epochs)
 

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mola_lightning.architectures.base import BackboneFactory, Features
+from mola_lightning.architectures.base import BackboneLike, Features
 from mola_lightning.architectures.staged import GatedExperts
-from mola_lightning.core import Regime, Task, TaskRows
-from mola_lightning.core.errors import positive_int
+from mola_lightning.core import Task, TaskRows
 
 
 class MMoE(GatedExperts):
@@ -23,22 +22,19 @@ class MMoE(GatedExperts):
         image_shape: (C, H, W) of the images; None for 3 channels of any size.
     """
 
-    regimes = frozenset(Regime)
     method = "mmoe"
 
     def __init__(
         self,
         tasks: Sequence[Task],
-        backbone: str | nn.Module | BackboneFactory,
+        backbone: BackboneLike,
         num_experts: int | None = None,
         share_until: int = 0,
         gate_input: int = 8,
         image_shape: Sequence[int] | None = None,
     ) -> None:
-        count = len(tasks) if num_experts is None else num_experts
-        positive_int("num_experts", count)
-        super().__init__(tasks, backbone, count, share_until, gate_input, image_shape)
-        self.gates = nn.ModuleList(self.image_gate(count) for _ in self.tasks)
+        super().__init__(tasks, backbone, num_experts, share_until, gate_input, image_shape)
+        self.gates = nn.ModuleList(self.image_gate(len(self.experts)) for _ in self.tasks)
 
     def forward(self, images: Tensor, rows: TaskRows) -> Features:
         """Every expert on every row once, then each task's own mixture of its rows."""
@@ -50,7 +46,3 @@ class MMoE(GatedExperts):
                 index = rows[name]
                 found[name] = gate.mix(images[index], [output[index] for output in outputs])
         return Features(self.complete(found, rows, images))
-
-    def shared_parameters(self) -> list[nn.Parameter]:
-        """Trunk and experts; a gate is its task's own."""
-        return [p for p in (*self.trunk.parameters(), *self.experts.parameters()) if p.requires_grad]

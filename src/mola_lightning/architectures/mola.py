@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 
-from mola_lightning.adapters import AdaptedBackbone
-from mola_lightning.adapters.kinds import ADAPTER_PARAMETERS
-from mola_lightning.architectures.base import Architecture, BackboneFactory, Features, build_backbone
+from mola_lightning.adapters import AdaptedBackbone, is_adapter_parameter
+from mola_lightning.architectures.base import Architecture, BackboneLike, Features, build_backbone
+from mola_lightning.backbones.stages import example_image
 from mola_lightning.core import ConfigError, Routing, Task, TaskRows
 from mola_lightning.core.errors import one_of, positive_int
 from mola_lightning.routers import Router
@@ -40,7 +39,7 @@ class MoLA(Architecture):
     def __init__(
         self,
         tasks: Sequence[Task],
-        backbone: str | nn.Module | BackboneFactory,
+        backbone: BackboneLike,
         router: RouterFactory,
         adapter: AdapterFactory | None = None,
         num_experts: int | None = None,
@@ -64,7 +63,7 @@ class MoLA(Architecture):
         self.learned_logits = self.router.learned_logits
         self.method = f"mola_{self.router.label}"
         if image_shape is not None:
-            self.backbone.check_reached(torch.zeros(1, *image_shape))
+            self.backbone.check_reached(example_image(self.backbone, image_shape))
 
     def forward(self, images: Tensor, rows: TaskRows) -> Features:
         """Route, run the backbone once (or once a task, see the class), and give each task its rows."""
@@ -82,22 +81,25 @@ class MoLA(Architecture):
 
     def _loop(self, images: Tensor, rows: TaskRows, queries: TaskRows, routing: Routing) -> dict[str, Tensor]:
         assert routing.expert_ids is not None  # what a router by task id gives
-        per_task = {}
-        for name in rows.present:
-            per_task[name] = self.backbone(images[rows[name]], routing.expert_ids[queries[name]])
-        like = next(iter(per_task.values()), images.new_zeros(0, self.num_features))
-        return {name: per_task.get(name, like[:0]) for name in rows}
+        found = {}
+        for task, name in enumerate(rows.names):
+            if not (count := rows.counts[name]):
+                continue
+            counts = tuple(count if expert == task else 0 for expert in range(self.num_experts))
+            own = Routing(expert_ids=routing.expert_ids[queries[name]], expert_counts=counts)
+            found[name] = self.backbone(images[rows[name]], own)
+        return self.complete(found, rows, images)
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """The backbone; with a learned router also experts and router. Under routing by task id an expert is its
         task's own.
         """
-        own = ADAPTER_PARAMETERS if self.router.needs_task_ids else ()
+        owned = self.router.needs_task_ids
         named = self.named_parameters()
-        return [p for name, p in named if p.requires_grad and name.rpartition(".")[2] not in own]
+        return [p for name, p in named if p.requires_grad and not (owned and is_adapter_parameter(name))]
 
     def component_of(self, parameter_name: str) -> str:
         """Adapters, router, or backbone."""
         if parameter_name.startswith("router."):
             return "router"
-        return "adapters" if parameter_name.rpartition(".")[2] in ADAPTER_PARAMETERS else "backbone"
+        return "adapters" if is_adapter_parameter(parameter_name) else "backbone"

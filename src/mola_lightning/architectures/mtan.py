@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mola_lightning.architectures.base import Architecture, BackboneFactory, Features, build_backbone
+from mola_lightning.architectures.base import Architecture, BackboneLike, Features, build_backbone
 from mola_lightning.backbones import split
 from mola_lightning.backbones.stages import example_image, output_shapes
-from mola_lightning.core import ConfigError, Regime, Task, TaskRows
+from mola_lightning.core import ConfigError, Task, TaskRows
 
 
 class MTAN(Architecture):
@@ -33,13 +33,12 @@ class MTAN(Architecture):
         ConfigError: for a backbone whose stages give no maps.
     """
 
-    regimes = frozenset(Regime)
     method = "mtan"
 
     def __init__(
         self,
         tasks: Sequence[Task],
-        backbone: str | nn.Module | BackboneFactory,
+        backbone: BackboneLike,
         image_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__(tasks)

@@ -1,17 +1,15 @@
 """Progressive layered extraction: customized gate control at several levels."""
 
 import itertools
-from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mola_lightning.architectures.base import BackboneFactory, Features
-from mola_lightning.architectures.staged import Gate, GatedExperts
-from mola_lightning.core import Regime, Task, TaskRows
-from mola_lightning.core.errors import positive_int
+from mola_lightning.architectures.base import Features
+from mola_lightning.architectures.staged import Gate, OwnExperts
+from mola_lightning.core import TaskRows
 
 
-class PLE(GatedExperts):
+class PLE(OwnExperts):
     """CGC stage by stage (Tang et al., RecSys 2020).
 
     From the stage ``share_until`` on, every stage is a level (the head belongs to the last). A task's representation
@@ -23,46 +21,24 @@ class PLE(GatedExperts):
     Own experts below the last level feed the shared representation of every row, so they run on every row, and several
     tasks' losses reach them.
 
-    Args:
-        tasks: all tasks, in task order.
-        backbone: a timm name, a module with ``num_features`` (copied), or a factory, of a kind that can be cut into
-            stages.
-        num_shared: shared experts of each level.
-        num_specific: own experts of each task, of each level.
-        share_until: index of the first stage that is a level; the stages before are one shared trunk.
-        gate_input: side in pixels that images are averaged to for the gates.
-        image_shape: (C, H, W) of the images; None for 3 channels of any size.
+    Args: those of :class:`OwnExperts`.
     """
 
-    regimes = frozenset(Regime)
     method = "ple"
 
-    def __init__(
-        self,
-        tasks: Sequence[Task],
-        backbone: str | nn.Module | BackboneFactory,
-        num_shared: int = 1,
-        num_specific: int = 1,
-        share_until: int = 0,
-        gate_input: int = 8,
-        image_shape: Sequence[int] | None = None,
-    ) -> None:
-        positive_int("num_shared", num_shared)
-        positive_int("num_specific", num_specific)
-        count = num_shared + num_specific * len(tasks)
-        super().__init__(tasks, backbone, count, share_until, gate_input, image_shape)
-        self.num_shared, self.num_specific = num_shared, num_specific
+    def build_gates(self) -> None:
+        """For each level, of which every expert is cut into its parts: one for each task, and the shared one."""
         stages = len(self.experts[0])
         bounds = [*range(max(stages - 1, 1)), stages]  # the head joins the last stage
         self.num_levels = len(bounds) - 1
         self.experts = nn.ModuleList(
             nn.ModuleList(each[start:stop] for start, stop in itertools.pairwise(bounds)) for each in self.experts
         )
-        own = num_specific + num_shared
+        own = self.num_specific + self.num_shared
         self.gates = nn.ModuleList(
             nn.ModuleList(self._gate(level, own) for _ in self.tasks) for level in range(self.num_levels)
         )
-        self.shared_gates = nn.ModuleList(self._gate(level, count) for level in range(self.num_levels - 1))
+        self.shared_gates = nn.ModuleList(self._gate(level, len(self.experts)) for level in range(self.num_levels - 1))
 
     def _gate(self, level: int, outputs: int) -> Gate:
         stage = self.share_until + level
@@ -87,11 +63,10 @@ class PLE(GatedExperts):
         return Features(self.complete(found, rows, images))
 
     def _shared_outputs(self, level: int, shared: Tensor) -> list[Tensor]:
-        return [expert[level](shared) for expert in self.experts[: self.num_shared]]
+        return [expert[level](shared) for expert in self.shared_experts()]
 
     def _specific_outputs(self, level: int, task: int, own: Tensor) -> list[Tensor]:
-        first = self.num_shared + task * self.num_specific
-        return [expert[level](own) for expert in self.experts[first : first + self.num_specific]]
+        return [expert[level](own) for expert in self.own_experts(task)]
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """What more than one task's loss reaches.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mola_lightning.architectures.base import Architecture, BackboneFactory, Features, build_backbone
+from mola_lightning.architectures.base import Architecture, BackboneLike, Features, build_backbone
 from mola_lightning.core import Task, TaskRows
 
 
@@ -22,7 +22,7 @@ class SingleTask(Architecture):
     def __init__(
         self,
         tasks: Sequence[Task],
-        backbone: str | nn.Module | BackboneFactory,
+        backbone: BackboneLike,
         image_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__(tasks)
@@ -33,9 +33,8 @@ class SingleTask(Architecture):
         """Each task's rows through its own backbone. The backbone of an absent task does not run: its norm statistics
         stand.
         """
-        per_task = {name: self.backbones[name](images[rows[name]]) for name in rows.present}
-        none = next((features[:0].detach() for features in per_task.values()), images.new_zeros(0, self.num_features))
-        return Features({name: per_task.get(name, none) for name in rows})
+        found = {name: self.backbones[name](images[rows[name]]) for name in rows.present}
+        return Features(self.complete(found, rows, images))
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """None: no parameter serves two tasks."""

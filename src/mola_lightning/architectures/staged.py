@@ -1,17 +1,18 @@
 """Parts of the schemes that copy or mix a backbone stage by stage."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from mola_lightning.architectures.base import Architecture, BackboneFactory, build_backbone
+from mola_lightning.architectures.base import Architecture, BackboneLike, build_backbone
 from mola_lightning.backbones import Stages, split
 from mola_lightning.core import ConfigError, Task
 from mola_lightning.core.errors import positive_int
 
 
-def build_stages(backbone: str | nn.Module | BackboneFactory, image_shape: Sequence[int] | None) -> Stages:
+def build_stages(backbone: BackboneLike, image_shape: Sequence[int] | None) -> Stages:
     """A backbone, built and cut into stages."""
     return split(build_backbone(backbone, image_shape), image_shape)
 
@@ -32,7 +33,7 @@ class GatedExperts(Architecture):
         tasks: all tasks, in task order.
         backbone: a timm name, a module with ``num_features`` (copied), or a factory, of a kind that can be cut into
             stages.
-        num_copies: how many experts there are in all, in ``experts``.
+        num_experts: how many experts there are in all, in ``experts``; the number of tasks when None.
         share_until: index of the first stage of which each expert has its own; the stages before are one shared trunk.
             0: each expert is a whole backbone.
         gate_input: side in pixels of what the gates read.
@@ -45,15 +46,17 @@ class GatedExperts(Architecture):
     def __init__(
         self,
         tasks: Sequence[Task],
-        backbone: str | nn.Module | BackboneFactory,
-        num_copies: int,
+        backbone: BackboneLike,
+        num_experts: int | None,
         share_until: int,
         gate_input: int,
         image_shape: Sequence[int] | None,
     ) -> None:
         super().__init__(tasks)
+        count = len(self.tasks) if num_experts is None else num_experts
+        positive_int("num_experts", count)
         positive_int("gate_input", gate_input)
-        copies = [build_stages(backbone, image_shape) for _ in range(num_copies)]
+        copies = [build_stages(backbone, image_shape) for _ in range(count)]
         check_index("share_until", share_until, len(copies[0]))
         self.num_features, self.channels = copies[0].num_features, copies[0].channels
         self.in_channels = 3 if image_shape is None else image_shape[0]
@@ -70,9 +73,59 @@ class GatedExperts(Architecture):
         """A gate on the image, with ``outputs`` weights."""
         return Gate(self.in_channels, outputs, self.gate_input)
 
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Trunk and experts; a gate is its task's own."""
+        return [p for p in (*self.trunk.parameters(), *self.experts.parameters()) if p.requires_grad]
+
     def component_of(self, parameter_name: str) -> str:
         """``other`` for gates, else backbone."""
         return "other" if "gates." in parameter_name else "backbone"
+
+
+class OwnExperts(GatedExperts):
+    """Base of CGC and PLE: of the experts some are shared by all tasks, the others are one task's own.
+
+    Args:
+        tasks: all tasks, in task order.
+        backbone: a timm name, a module with ``num_features`` (copied), or a factory, of a kind that can be cut into
+            stages.
+        num_shared: shared experts; of PLE in each level.
+        num_specific: own experts of each task; of PLE in each level.
+        share_until: index of the first stage of which each expert has its own, and PLE's first level; the stages before
+            are one shared trunk. 0: each expert is a whole backbone.
+        gate_input: side in pixels that images are averaged to for the gates.
+        image_shape: (C, H, W) of the images; None for 3 channels of any size.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        backbone: BackboneLike,
+        num_shared: int = 1,
+        num_specific: int = 1,
+        share_until: int = 0,
+        gate_input: int = 8,
+        image_shape: Sequence[int] | None = None,
+    ) -> None:
+        positive_int("num_shared", num_shared)
+        positive_int("num_specific", num_specific)
+        count = num_shared + num_specific * len(tasks)
+        super().__init__(tasks, backbone, count, share_until, gate_input, image_shape)
+        self.num_shared, self.num_specific = num_shared, num_specific
+        self.build_gates()
+
+    @abstractmethod
+    def build_gates(self) -> None:
+        """Set ``gates``; the last act of the constructor."""
+
+    def shared_experts(self) -> nn.ModuleList:
+        """The shared ones of ``experts``."""
+        return self.experts[: self.num_shared]
+
+    def own_experts(self, task: int) -> nn.ModuleList:
+        """Those of ``experts`` that are the task's own."""
+        first = self.num_shared + task * self.num_specific
+        return self.experts[first : first + self.num_specific]
 
 
 class Gate(nn.Module):

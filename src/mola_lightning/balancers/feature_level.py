@@ -1,14 +1,14 @@
 """Balancers that weigh tasks by the gradients of the features they share: one backward pass through the backbone."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from mola_lightning.balancers.base import ALONE, Step
 from mola_lightning.balancers.gradient import gramian_of
-from mola_lightning.balancers.gramian import GramianBalancer
-from mola_lightning.balancers.torchjd import make
+from mola_lightning.balancers.gramian import MGDA, AlignedMTL, GramianBalancer
 from mola_lightning.balancers.with_gradient import OwnGradients, attach
 from mola_lightning.core import ConfigError, Regime, TaskRows
 
@@ -21,23 +21,24 @@ class FeatureLevel(GramianBalancer):
     zero, and the Gramian says nothing of conflict; where each task has features of its own, there is nothing shared to
     differentiate by. Heads keep their unweighted gradients.
 
-    Args:
-        weighting: called with the (n, n) Gramian of the present tasks; gives n weights.
-        num_tasks: not needed.
+    A method that has a form for parameter gradients is made of it: ``class MGDAUB(FeatureLevel, MGDA)``.
+
+    Args: those of :class:`GramianBalancer`, or of the form for parameter gradients.
+
+    Attributes:
+        on_parameters: the configs' name of the form for parameter gradients, for messages.
     """
 
-    def __init__(self, weighting: nn.Module, num_tasks: int | None = None) -> None:
-        super().__init__(weighting, num_tasks)
-        self._rows_are_shared = False
+    on_parameters: ClassVar[str] = "..."
+    _rows_are_shared = False
 
     def check_regime(self, regime: Regime) -> None:
         """Only single-input data have rows that tasks share."""
         if regime is not Regime.SINGLE_INPUT:
-            instead = type(self).__name__.removesuffix("UB")
             raise ConfigError(
                 f"{type(self).__name__} weighs tasks by the gradients of features that they share. In the "
                 f"{regime.value} regime each row belongs to one task: the Gramian of these gradients is diagonal, "
-                f"whatever the conflict. Use the balancer on parameter gradients instead ({instead})."
+                f"whatever the conflict. Use a balancer on parameter gradients instead (balancer={self.on_parameters})."
             )
         self._rows_are_shared = True
 
@@ -66,11 +67,11 @@ class FeatureLevel(GramianBalancer):
     def _shared_features(self, step: Step) -> tuple[Sequence[Tensor], TaskRows]:
         """Features and rows of the step, after checking that the features are rows of one tensor."""
         features, rows = step.features, step.rows
-        instead = type(self).__name__.removesuffix("UB")
         if features is None or rows is None or not _one_source(features, rows):
             raise ConfigError(
                 f"{type(self).__name__} needs one pass whose features all tasks read; this architecture gives each "
-                f"task features of its own. Use architecture=hps, or the balancer on parameter gradients ({instead})."
+                f"task features of its own. Use architecture=hps, or a balancer on parameter gradients "
+                f"(balancer={self.on_parameters})."
             )
         if not self._rows_are_shared and rows.disjoint:
             self.check_regime(Regime.MULTI_INPUT)  # nobody said which regime it is; this batch does
@@ -104,26 +105,19 @@ def _one_source(features: Sequence[Tensor], rows: TaskRows) -> bool:
     return len(sources) == 1
 
 
-class MGDAUB(FeatureLevel):
+class MGDAUB(FeatureLevel, MGDA):
     """MGDA-UB: :class:`MGDA` on feature gradients, an upper bound of its objective (Sener & Koltun, NeurIPS 2018).
 
-    Args:
-        num_tasks: not needed.
-        epsilon: stop at a step of Frank-Wolfe below this.
-        max_iters: of Frank-Wolfe.
+    Args: those of :class:`MGDA`.
     """
 
-    def __init__(self, num_tasks: int | None = None, epsilon: float = 1e-3, max_iters: int = 100) -> None:
-        super().__init__(make("aggregation.MGDAWeighting", epsilon=epsilon, max_iters=max_iters), num_tasks)
+    on_parameters = "mgda"
 
 
-class AlignedMTLUB(FeatureLevel):
+class AlignedMTLUB(FeatureLevel, AlignedMTL):
     """Aligned-MTL-UB: :class:`AlignedMTL` on feature gradients (Senushkin et al., CVPR 2023).
 
-    Args:
-        num_tasks: not needed.
-        scale_mode: the common squared length: ``min``, ``median`` or ``rmse`` (mean) of the Gramian's eigenvalues.
+    Args: those of :class:`AlignedMTL`.
     """
 
-    def __init__(self, num_tasks: int | None = None, scale_mode: str = "min") -> None:
-        super().__init__(make("aggregation.AlignedMTLWeighting", scale_mode=scale_mode), num_tasks)
+    on_parameters = "aligned_mtl"

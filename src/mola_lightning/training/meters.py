@@ -8,6 +8,8 @@ from torchmetrics import MeanMetric, SumMetric
 
 from mola_lightning.core import Task
 
+TINY = 1e-6  # a metric of 0 has no logarithm
+
 
 class Meters(nn.Module):
     """Metric objects rather than ``self.log`` per step: their sums can be put in a checkpoint, and a task that is
@@ -48,7 +50,9 @@ class Meters(nn.Module):
         """``<task>/loss``, the scalars, and with measured tasks ``<task>/<metric>``, ``mean/<metric>``, ``mean/loss``,
         ``score``.
 
-        A task that was never seen has no entry and does not count in a mean.
+        A task that was never seen has no entry and does not count in a mean. The score is the mean over tasks of the
+        monitored metric (negated where smaller is better); where tasks are monitored by different metrics, of its
+        logarithm, so that a relative change counts the same in each and no unit outweighs another.
         """
         sums, units = [m.compute() for m in self.losses], [m.compute() for m in self.units]
         seen = [bool(count > 0) for count in units]
@@ -57,7 +61,7 @@ class Meters(nn.Module):
         if not self.measured:
             return values
         named: dict[str, list[Tensor]] = {"loss": list(values.values())}
-        scores = []
+        scores, mixed = [], len({task.monitor for task in self.measured}) > 1
         for task, metrics, was_seen in zip(self.measured, self.metrics, seen, strict=True):
             if not was_seen:
                 continue
@@ -65,10 +69,12 @@ class Meters(nn.Module):
             values |= {f"{task.name}/{name}": value for name, value in found.items()}
             for name, value in found.items():
                 named.setdefault(name, []).append(value)
-            scores.append(found[task.monitor] if task.higher_is_better else -found[task.monitor])
+            monitored = found[task.monitor].clamp(min=TINY).log() if mixed else found[task.monitor]
+            scores.append(monitored if task.higher_is_better else -monitored)
         values |= {f"mean/{name}": torch.stack(entries).mean() for name, entries in named.items() if entries}
         return values | ({"score": torch.stack(scores).mean()} if scores else {})
 
+    @torch.inference_mode(False)  # else a training after a test could not add to what is made here
     def reset(self) -> None:
         """Forget everything."""
         for meter in (*self.losses, *self.units, *self.scalars, *self.metrics):

@@ -1,6 +1,7 @@
 """The LightningModule of every method: architecture, heads, balancer, auxiliary losses, one optimiser."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.optim import Optimizer
 from mola_lightning.architectures import Architecture, Features
 from mola_lightning.balancers import Balancer, EqualWeights, Step
 from mola_lightning.core import Batch, ConfigError, ModelOutput, Regime, Task, TaskRows, check_tasks
-from mola_lightning.heads import HeadFactory, LinearHead
+from mola_lightning.heads import HeadFactory, LinearHead, factories_per_task
 from mola_lightning.losses import AuxiliaryLoss
 from mola_lightning.training.meters import Meters
 from mola_lightning.training.parameters import group_parameters
@@ -29,13 +30,13 @@ class MultiTaskModule(pl.LightningModule):
     optimiser over all parameters, each stepped once.
 
     Logged per epoch: ``train/<task>/loss``, ``train/loss``, ``train/aux/<name>``; ``val/<task>/<metric>``,
-    ``val/<task>/loss``, ``val/mean/<metric>``, ``val/mean/loss`` and ``val/score``, the mean over tasks of the
-    monitored metric (negated where smaller is better), on which models are selected; the same with ``test/``.
+    ``val/<task>/loss``, ``val/mean/<metric>``, ``val/mean/loss`` and ``val/score``, on which models are selected (see
+    :meth:`Meters.compute`); the same with ``test/``.
 
     Args:
         tasks: all tasks, in task order.
         architecture: the sharing scheme.
-        head: ``head(in_features, task)``; a linear layer by default.
+        head: ``head(in_features, task)``, or one such factory for each task by its name; a linear layer by default.
         balancer: combines the task losses, or its factory, called with ``num_tasks``; their sum by default.
         auxiliary: name -> auxiliary loss, or its factory, called with ``num_experts`` and ``num_tasks``.
         optimizer: ``optimizer(parameters)``; AdamW with lr 1e-3 and weight decay 1e-4 by default.
@@ -52,7 +53,7 @@ class MultiTaskModule(pl.LightningModule):
         self,
         tasks: Sequence[Task],
         architecture: Architecture,
-        head: HeadFactory = LinearHead,
+        head: HeadFactory | Mapping[str, HeadFactory] = LinearHead,
         balancer: Balancer | BalancerFactory | None = None,
         auxiliary: Mapping[str, AuxiliaryLoss | AuxiliaryFactory] | None = None,
         optimizer: Callable[[Iterable[Any]], Optimizer] | None = None,
@@ -61,8 +62,11 @@ class MultiTaskModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.tasks = check_tasks(tasks)
+        self.names = tuple(task.name for task in self.tasks)
+        self._check_names("the architecture was built for", [task.name for task in architecture.tasks])
         self.architecture = architecture
-        self.heads = nn.ModuleDict({task.name: head(architecture.num_features, task) for task in self.tasks})
+        factories = factories_per_task(head, self.tasks)
+        self.heads = nn.ModuleDict({t.name: factories[t.name](architecture.num_features, t) for t in self.tasks})
         balancer = balancer or EqualWeights
         self.balancer = balancer if isinstance(balancer, nn.Module) else balancer(num_tasks=len(self.tasks))
         self._last_batch: Batch | None = None  # for balancers that look at it again after the optimiser's step
@@ -75,15 +79,24 @@ class MultiTaskModule(pl.LightningModule):
         self.meters.update({f"{stage}_": Meters(self.tasks, (), tasks) for stage in ("val", "test")})
 
     def _build_auxiliary(self, name: str, given: AuxiliaryLoss | AuxiliaryFactory) -> AuxiliaryLoss:
-        if not self.architecture.learned_logits:
+        if not isinstance(given, nn.Module):
+            # without experts: any number, so that a loss that needs logits is built and then refused
+            given = given(num_experts=max(1, self.architecture.num_experts), num_tasks=len(self.tasks))
+        if given.needs_logits and not self.architecture.learned_logits:
             raise ConfigError(
                 f"the auxiliary loss {name!r} acts on a router's logits, and {type(self.architecture).__name__} "
                 f"(method {self.architecture.method!r}) has none. Use a router that learns them (router=conv), or "
                 "auxiliary=none."
             )
-        if isinstance(given, nn.Module):
-            return given
-        return given(num_experts=self.architecture.num_experts, num_tasks=len(self.tasks))
+        return given
+
+    def _check_names(self, who: str, found: Sequence[str]) -> None:
+        # The order too: a task's place is its id, by which experts are picked.
+        if tuple(found) != self.names:
+            raise ConfigError(
+                f"{who} the tasks {', '.join(found)}, and the model has {', '.join(self.names)}: they must be the "
+                "same, in the same order"
+            )
 
     # ------------------------------------------------------------------------------------------------ forward and
     # losses
@@ -98,8 +111,11 @@ class MultiTaskModule(pl.LightningModule):
         return self._predict(images, rows)[0]
 
     def _predict(self, images: Tensor, rows: TaskRows) -> tuple[ModelOutput, Features]:
+        if rows.names != self.names:
+            self._check_names("the batch comes with", rows.names)
         features = self.architecture(images, rows)
-        predictions = {name: self.heads[name](features.per_task[name]) for name in rows}
+        size, activations = tuple(images.shape[-2:]), {task.name: task.activation for task in self.tasks}
+        predictions = {name: activations[name](self.heads[name](features.per_task[name], size)) for name in rows}
         return ModelOutput(predictions, rows, features.routing, features.routed, features.penalties), features
 
     def task_losses(self, output: ModelOutput, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -111,13 +127,16 @@ class MultiTaskModule(pl.LightningModule):
         terms, units = self._loss_terms(output, targets)
         return torch.stack(terms), units
 
-    def _loss_terms(self, output: ModelOutput, targets: Mapping[str, Tensor]) -> tuple[list[Tensor], Tensor]:
-        """The T losses as scalars of their own, and units (T,)."""
-        pairs = [task.criterion(output.predictions[task.name], targets[task.name]) for task in self.tasks]
+    def _loss_terms(
+        self, output: ModelOutput, targets: Mapping[str, Tensor], local: bool = False
+    ) -> tuple[list[Tensor], Tensor]:
+        """The T losses as scalars of their own, and units (T,); ``local``: of this process's rows alone."""
+        pairs = [_sum_and_units(task, output.predictions[task.name], targets[task.name]) for task in self.tasks]
         units = torch.stack([pair[1] for pair in pairs]).detach()
-        if self._world_size > 1:
+        world_size = 1 if local else self._world_size
+        if world_size > 1:
             units = self.trainer.strategy.reduce(units, reduce_op="sum")
-        factors = (self._world_size / units.clamp(min=1)).unbind()
+        factors = (world_size / units.clamp(min=1)).unbind()
         return [pair[0] * factor for pair, factor in zip(pairs, factors, strict=True)], units
 
     @property
@@ -171,7 +190,7 @@ class MultiTaskModule(pl.LightningModule):
             unchanged_buffers(self.architecture),
             unchanged_buffers(self.heads),
             kept_random_state(batch.images.device),
-            self.trainer.precision_plugin.forward_context(),
+            self._trainer.precision_plugin.forward_context() if self._trainer is not None else nullcontext(),
         ):
             losses, units = self.task_losses(self(batch.images, batch.rows), batch.targets)
         losses = losses.float()
@@ -183,8 +202,9 @@ class MultiTaskModule(pl.LightningModule):
 
     def _evaluate(self, stage: str, batch: Batch) -> ModelOutput:
         output = self(batch.images, batch.rows)
-        losses, units = self.task_losses(output, batch.targets)
-        self.meters[f"{stage}_"].update_losses(losses, units, {})
+        # Local: processes may evaluate unequal numbers of batches, and the meters add up over processes anyway.
+        terms, units = self._loss_terms(output, batch.targets, local=True)
+        self.meters[f"{stage}_"].update_losses(torch.stack(terms), units, {})
         self.meters[f"{stage}_"].update_metrics(output.predictions, batch.targets)
         return output
 
@@ -206,8 +226,9 @@ class MultiTaskModule(pl.LightningModule):
         self.log_dict({f"{stage}/{key}": value for key, value in values.items()})
 
     def on_train_epoch_start(self) -> None:
-        """Tell the balancer which epoch it is."""
+        """Tell balancer and architecture which epoch it is."""
         self.balancer.start_epoch(self.current_epoch)
+        self.architecture.set_progress(self.current_epoch, self.trainer.max_epochs)
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training losses."""
@@ -222,6 +243,14 @@ class MultiTaskModule(pl.LightningModule):
         self._report("test")
 
     # ------------------------------------------------------------------------------------------------------------ setup
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the tasks' names."""
+        checkpoint["tasks"] = list(self.names)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other tasks, or of the same in another order."""
+        self._check_names("the checkpoint is of", checkpoint.get("tasks", self.names))
 
     def setup(self, stage: str) -> None:
         """Check that architecture and balancer are defined for the regime of the data, where the data says it."""
@@ -246,3 +275,10 @@ class MultiTaskModule(pl.LightningModule):
         if self._scheduler is None:
             return {"optimizer": optimizer}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler(optimizer), "interval": "epoch"}}
+
+
+def _sum_and_units(task: Task, predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The task's criterion; without rows the sum of nothing, which keeps the head in the graph."""
+    if not len(targets):
+        return predictions.sum(), predictions.new_zeros(())
+    return task.criterion(predictions, targets)

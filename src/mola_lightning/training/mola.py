@@ -70,7 +70,7 @@ class MoLARouter(MultiTaskModule):
         adapter: further settings of :class:`~mola_lightning.adapters.AdaptedBackbone`.
         router: ``router(num_experts=E, in_channels=C)``; the paper's ResNet-20 by default.
         twd_weight: weight of the TwD loss; 0 leaves it out.
-        **settings: of :class:`MultiTaskModule`.
+        **settings: of :class:`MultiTaskModule`; losses in ``auxiliary`` come beside TwD.
     """
 
     def __init__(
@@ -94,5 +94,6 @@ class MoLARouter(MultiTaskModule):
             num_experts=num_experts,
             image_shape=image_shape,
         )
-        auxiliary = {"twd": partial(TwDLoss, weight=twd_weight)} if twd_weight else {}
-        super().__init__(tasks, architecture, **{"auxiliary": auxiliary, **settings})
+        twd = {"twd": partial(TwDLoss, weight=twd_weight)} if twd_weight else {}
+        auxiliary = {**twd, **(settings.pop("auxiliary", None) or {})}
+        super().__init__(tasks, architecture, auxiliary=auxiliary, **settings)

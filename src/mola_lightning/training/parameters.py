@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mola_lightning.core import ConfigError, TaskRows
+from mola_lightning.core import ConfigError, Regime, TaskRows
 
 if TYPE_CHECKING:
     from mola_lightning.training.module import MultiTaskModule
@@ -56,7 +56,9 @@ def count_parameters(module: "MultiTaskModule") -> dict[str, int]:
 
 
 @torch.no_grad()
-def count_multiply_adds(module: "MultiTaskModule", image_shape: Sequence[int], images_per_task: int = 8) -> int:
+def count_multiply_adds(
+    module: "MultiTaskModule", image_shape: Sequence[int], regime: Regime = Regime.DOMAINS, images_per_task: int = 8
+) -> int:
     """Multiply-adds per image of a forward pass in eval mode, heads included.
 
     Counted on a mixed batch of blank images: what a scheme computes for all of them, though only some tasks need it,
@@ -65,11 +67,15 @@ def count_multiply_adds(module: "MultiTaskModule", image_shape: Sequence[int], i
     Args:
         module: whose forward pass; left in the mode that it was in.
         image_shape: (C, H, W).
+        regime: whether an image asks for one task, or for all of them.
         images_per_task: size of the batch.
     """
     device = next(module.parameters()).device
     names = [task.name for task in module.tasks]
-    rows = TaskRows.from_task_ids(torch.arange(len(names)).repeat(images_per_task), names).to(device)
+    if regime is Regime.SINGLE_INPUT:
+        rows = TaskRows.all_rows(images_per_task, names).to(device)
+    else:
+        rows = TaskRows.from_task_ids(torch.arange(len(names)).repeat(images_per_task), names).to(device)
     was_training = module.training
     module.eval()
     try:

@@ -2,7 +2,6 @@
 
 from mola_lightning.training.callbacks.progress import Progress
 from mola_lightning.training.callbacks.records import TestRecords
-from mola_lightning.training.callbacks.schedule import Schedule
 from mola_lightning.training.callbacks.step_timer import StepTimer
 
-__all__ = ["Progress", "Schedule", "StepTimer", "TestRecords"]
+__all__ = ["Progress", "StepTimer", "TestRecords"]
