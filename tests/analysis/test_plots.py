@@ -14,8 +14,11 @@ from mola_lightning.analysis import (
     Records,
     comparison,
     comparison_bars,
+    comparison_costs,
+    comparison_dots,
     confusion_matrix,
     cosine_heatmap,
+    draw_comparison,
     draw_run,
     learning_curves,
     load_runs,
@@ -23,6 +26,7 @@ from mola_lightning.analysis import (
     read_metrics,
     routing_panels,
     save,
+    scores,
 )
 from mola_lightning.core import DataError, RunFolderError
 
@@ -114,6 +118,57 @@ def test_bars_of_different_metrics_have_panels_of_their_own(make_run: Callable[.
     make_run("hps", 1, None, None, monitor=monitor, test={"a": {"miou": 0.4}, "b": {"abs_error": 0.7}})
     figure = comparison_bars(comparison(load_runs([tmp_path])))
     assert [axes.get_ylabel() for axes in figure.axes] == ["test miou (%)", "test abs error"]
+
+
+def test_comparison_dots_have_a_row_per_method(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    for i in range(20):
+        make_run(f"method_{i:02}", 1, 0.5 + 0.01 * i, None if i == 3 else 0.9 - 0.01 * i)
+    figure = comparison_dots(comparison(load_runs([tmp_path])))
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b", "mean over tasks"]
+    first, second, mean = figure.axes
+    assert [label.get_text() for label in first.get_yticklabels()] == [f"method_{i:02}" for i in range(20)]
+    assert first.get_ylim() == (19.5, -0.5), "in the order of the table, from above"
+    hollow, best = first.collections[-2:]
+    assert best.get_offsets().tolist() == [pytest.approx([69, 19])]
+    assert len(hollow.get_offsets()) == 19
+    assert second.collections[-1].get_offsets().tolist() == [pytest.approx([90, 0])]
+    assert np.isfinite(second.collections[-2].get_offsets().data).sum() == 2 * 18 + 1, "a missing score has no dot"
+    assert mean.get_xlabel() == "test accuracy (%)"
+
+
+def test_comparison_costs(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    for seed, a in ((1, 0.8), (2, 0.9)):
+        make_run("hps", seed, a, 0.5)
+        make_run("mola_grad", seed, a, 0.6, step_time_s={"median": 0.05}, parameters={"total": 2_000_000})
+        make_run("half", seed, a, None)
+    runs = load_runs([tmp_path])
+    figure = comparison_costs(comparison(runs, methods=["hps", "half", "mola_grad"]), scores(runs))
+    time, parameters = figure.axes
+    assert (time.get_ylabel(), parameters.get_xlabel()) == ("mean test accuracy (%)", "parameters")
+    dots, mean = time.collections[2:]
+    assert dots.get_offsets().tolist() == [pytest.approx([0.05, 70]), pytest.approx([0.05, 75])]
+    assert mean.get_offsets().tolist() == [pytest.approx([0.05, 72.5])]
+    assert parameters.collections[-1].get_offsets()[0, 0] == 2_000_000
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["hps", "mola_grad"]
+    with pytest.raises(DataError, match="no method has both"):
+        comparison_costs(comparison(runs, methods=["half"]), scores(runs))
+
+
+def test_costs_of_mixed_metrics_are_of_delta_m(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    monitor = {"a": {"metric": "miou", "higher_is_better": True}, "b": {"metric": "err", "higher_is_better": False}}
+    for method, miou in (("single_task", 0.4), ("hps", 0.5)):
+        make_run(method, 1, None, None, monitor=monitor, test={"a": {"miou": miou}, "b": {"err": 0.7}})
+    runs = load_runs([tmp_path])
+    assert comparison_costs(comparison(runs), scores(runs)).axes[0].get_ylabel() == "Δm (%)"
+
+
+@pytest.mark.parametrize(("methods", "names"), [(2, {"comparison"}), (9, {"comparison", "costs"})])
+def test_drawing_a_comparison(methods: int, names: set[str], make_run: Callable[..., Path], tmp_path: Path) -> None:
+    for i in range(methods):
+        make_run(f"method_{i}", 1, 0.5, 0.5, step_time_s=None)
+    runs = load_runs([tmp_path])
+    drawn = draw_comparison(comparison(runs), scores(runs), runs, tmp_path / "figures")
+    assert {path.name for path in drawn} == {f"{name}_digits.png" for name in names}
 
 
 def test_saved_files_are_reproducible(tmp_path: Path) -> None:

@@ -52,6 +52,39 @@ def test_output_and_figures(runs: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "\x1b" not in (tmp_path / "t.txt").read_text(), "a file gets no colours"
 
 
+def test_a_study_is_remade_by_one_command(runs: Path, make_run: Make, tmp_path: Path) -> None:
+    make_run("single_task", 1, 0.7, 0.7)
+    make_run("single_task", 2, 0.7, 0.8)
+    made = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        files = ["--output", str(folder / "T.md"), "--csv", str(folder / "T.csv"), "--figures", str(folder)]
+        options = ["--format", "markdown", "--baseline", "single_task", "--sort", "rank", "--cost"]
+        assert main([str(runs), *options, *files]) == 0
+        made.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert made[0] == made[1], "same runs, same bytes"
+    names = {f"{name}_digits.{kind}" for name in ("comparison", "costs", "routing") for kind in ("png", "svg")}
+    assert set(made[0]) == {"T.md", "T.csv", *names}
+    assert made[0]["T.md"].startswith(b"| method")
+    assert list(pd.read_csv(tmp_path / "one" / "T.csv")["method"]) == ["mola_router", "single_task", "hps"]
+
+
+def test_rows_may_be_chosen(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(runs), "--methods", "mola_router, hps", "--format", "csv"]) == 0
+    assert [line.split(",")[1] for line in capsys.readouterr().out.splitlines()] == ["method", "mola_router", "hps"]
+    with pytest.raises(SystemExit):
+        main([str(runs), "--methods", ","])
+    assert "names of methods with commas" in capsys.readouterr().err
+
+
+def test_an_option_that_fits_one_data_set_only(runs: Path, make_run: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run("other", 1, 0.4, 0.5, folder="rooms", data="rooms")
+    assert main([str(runs), "--baseline", "hps", "--format", "markdown"]) == 0
+    out, err = capsys.readouterr()
+    assert "on digits" in out
+    assert "on rooms" not in out
+    assert "note: rooms left out: no finished run of hps on rooms; there are runs of other" in err
+
+
 def test_one_table_per_data_set(runs: Path, make_run: Make, tmp_path: Path) -> None:
     make_run("hps", 1, 0.4, 0.5, folder="rooms", data="rooms", tasks=["a"])
     console = Console(record=True, width=150)
@@ -65,6 +98,9 @@ def test_one_table_per_data_set(runs: Path, make_run: Make, tmp_path: Path) -> N
     [
         (["nowhere"], "does not exist"),
         (["runs", "--metric", "f1"], "no run has the metric 'f1'"),
+        (["runs", "--baseline", "mtan"], "there are runs of hps, mola_router"),
+        (["runs", "--sort", "delta_m"], "needs runs of single_task"),
+        (["runs", "--output", "t", "--csv", "t"], "cannot both be written to t"),
         (["runs/started"], "none of the runs is finished"),
         (["runs", "--output", "runs/started/config.yaml/x"], "cannot write"),
     ],

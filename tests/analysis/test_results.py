@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from mola_lightning.analysis import comparison, load_runs, scores, to_csv, to_latex, to_markdown, to_rich
+from mola_lightning.analysis.cells import to_cells
+from mola_lightning.analysis.tables import to_rich_blocks
 from mola_lightning.core import ConfigError, RunFolderError
 
 Make = Callable[..., Path]
@@ -120,10 +123,10 @@ def test_markdown(table: pd.DataFrame) -> None:
     lines = to_markdown(table).splitlines()
     assert len({len(line) for line in lines[:5]}) == 1, "columns line up"
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0] == ["method", "a", "b", "mean", "Δm (%)", "parameters", "step (ms)", "seeds"]
+    assert cells[0] == ["method", "a", "b", "mean", "rank", "Δm (%)", "parameters", "step (ms)", "seeds"]
     assert cells[3][:4] == ["mola_router", "**86.8 ± 0.7**", "**60.0 ± 0.0**", "**73.4 ± 0.4**"]
     assert cells[2][2] == "**60.0 ± 0.0**", "what reads the same is equally good"
-    assert cells[4] == ["single_task", "70.0", "50.0", "60.0", "0.0", "1.23 M", "20.0", "1"]
+    assert cells[4] == ["single_task", "70.0", "50.0", "60.0", "3.00", "0.0", "1.23 M", "20.0", "1"]
     assert "accuracy (%)" in lines[-1]
 
 
@@ -131,7 +134,7 @@ def test_latex_escapes(table: pd.DataFrame) -> None:
     text = to_latex(table)
     assert r"mola\_router & \textbf{86.8 $\pm$ 0.7}" in text
     assert r"$\Delta_m$ (\%)" in text
-    assert text.count("&") == 4 * 7
+    assert text.count("&") == 4 * 8
 
 
 def test_csv_holds_the_raw_numbers(table: pd.DataFrame) -> None:
@@ -145,6 +148,19 @@ def test_rich_prints_every_cell(table: pd.DataFrame) -> None:
     rich = to_rich(table)
     assert rich.row_count == 3
     assert "[bold]86.8 ± 0.7[/bold]" in list(rich.columns[1].cells)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_a_narrow_terminal_gets_several_tables_and_every_number(width: int, table: pd.DataFrame) -> None:
+    console = Console(width=width, record=True, file=io.StringIO())
+    for block in to_rich_blocks(table, width):
+        console.print(block)
+    text = console.export_text()
+    cells = to_cells(table)
+    for cell in (*cells.header[1:], *(cell for row in cells.rows for cell in row)):
+        assert f"{cell} " in text, "in one piece"
+    assert text.count("mola_router") == len(to_rich_blocks(table, width)) - (width < 200)
+    assert max(map(len, text.splitlines())) <= width
 
 
 def test_number_of_seeds_is_in_the_caption_when_they_agree(make_run: Make, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mola_lightning.analysis import load_runs, problems
+from mola_lightning.analysis import comparison, load_runs, problems
 from mola_lightning.core import RunFolderError
 
 
@@ -77,6 +77,26 @@ def test_repeated_seeds_are_pointed_out(make_run: Callable[..., Path], tmp_path:
     (note,) = problems(load_runs([tmp_path]))
     assert "hps" in note
     assert "2 runs with seed 1" in note
+
+
+def test_debug_runs_are_left_out_where_there_are_others(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    make_run("hps", 1, 0.1, 0.1, folder="debug", debug="quick")
+    (alone,) = problems(load_runs([tmp_path]))
+    assert "all finished runs are debug runs" in alone
+    assert comparison(load_runs([tmp_path])).loc["hps", ("a", "mean")] == 0.1
+    make_run("hps", 1, 0.9, 0.9, debug=None)
+    runs = load_runs([tmp_path])
+    (note,) = problems(runs)
+    assert note.startswith("1 debug run left out")
+    assert "debug=quick" in note
+    assert comparison(runs).loc["hps", "a"].tolist()[::2] == [0.9, 1]
+
+
+def test_runs_without_a_test_are_pointed_out(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    make_run("hps", 1, None, None)
+    make_run("hps", 2, 0.5, 0.5)
+    (note,) = problems(load_runs([tmp_path]))
+    assert note.startswith("1 run without test results")
 
 
 def test_nothing_to_find_says_where_it_looked(tmp_path: Path) -> None:

@@ -59,6 +59,11 @@ class Run:
         """The routing statistics, empty for a method that does not route."""
         return self.summary.get("routing") or {}
 
+    @property
+    def debug(self) -> str | None:
+        """The debug option that it was made with, for example ``quick``; None for a real run."""
+        return self.summary.get("debug")
+
     def monitor(self, task: str) -> str:
         """The metric that stands for ``task``."""
         return self.summary["monitor"].get(task, {}).get("metric", "accuracy")
@@ -104,18 +109,28 @@ def load_runs(paths: Iterable[Path | str]) -> list[Run]:
     return [_read(folder) for folder in found.values()]
 
 
+def comparable(runs: Sequence[Run]) -> list[Run]:
+    """The runs that a comparison is made of: finished ones. Debug runs only where there are no others."""
+    done = [run for run in runs if run.state == "done"]
+    return [run for run in done if run.debug is None] or done
+
+
 def problems(runs: Sequence[Run]) -> list[str]:
-    """What a reader of a comparison must know: runs left out, and runs that repeat a method's seed."""
-    notes = []
+    """What a reader of a comparison must know: runs left out, debug runs, untested ones, repeated seeds of a method."""
+    compared, notes = comparable(runs), []
     for state, verb in (("unfinished", "unfinished"), ("broken", "unreadable")):
-        out = [run for run in runs if run.state == state]
+        out = [(run.folder, run.problem) for run in runs if run.state == state]
         if out:
-            listed = "; ".join(f"{run.folder} ({run.problem})" for run in out[:5])
-            more = f"; and {len(out) - 5} more" if len(out) > 5 else ""
-            notes.append(f"{len(out)} {verb} {'run' if len(out) == 1 else 'runs'} left out: {listed}{more}")
-    done = pd.DataFrame(
-        [(run.data, run.method, run.seed) for run in runs if run.state == "done"], columns=["data", "method", "seed"]
-    )
+            notes.append(f"{len(out)} {verb} {_runs(out)} left out: {_listed(out)}")
+    debug = [(run.folder, f"debug={run.debug}") for run in runs if run.state == "done" and run.debug is not None]
+    if debug and compared[0].debug is None:
+        notes.append(f"{len(debug)} debug {_runs(debug)} left out: {_listed(debug)}")
+    elif debug:
+        notes.append(f"all finished runs are debug runs, whose scores mean nothing: {_listed(debug)}")
+    untested = [(run.folder, "test=false?") for run in compared if not run.summary["test"]]
+    if untested:
+        notes.append(f"{len(untested)} {_runs(untested)} without test results: {_listed(untested)}")
+    done = pd.DataFrame([(run.data, run.method, run.seed) for run in compared], columns=["data", "method", "seed"])
     for (data, method, seed), count in done.value_counts(sort=False).items():
         if count > 1:
             notes.append(
@@ -123,6 +138,16 @@ def problems(runs: Sequence[Run]) -> list[str]:
                 "though they may differ in other settings; give the folders apart to compare these"
             )
     return notes
+
+
+def _runs(found: Sequence[object]) -> str:
+    return "run" if len(found) == 1 else "runs"
+
+
+def _listed(found: Sequence[tuple[Path, str]]) -> str:
+    """The first five folders with what there is to say of them."""
+    more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+    return "; ".join(f"{folder} ({remark})" for folder, remark in found[:5]) + more
 
 
 def _find(folder: Path) -> list[Path]:

@@ -5,15 +5,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mola_lightning.analysis.cells import in_percent, score_columns
 from mola_lightning.analysis.plots.style import FONT, HATCHES, PALETTE, legend_below, new_figure, tidy
-from mola_lightning.analysis.tables import in_percent, score_columns
+
+MOST = 8  # methods whose bars can be told apart
 
 
 def comparison_bars(df: pd.DataFrame) -> Figure:
     """Bars of each method's mean score, one group per task and one for the mean over tasks.
 
     Whiskers are the sample standard deviation over seeds. Bars start at zero, so that their lengths can be compared;
-    tasks measured by different metrics get panels of their own.
+    tasks measured by different metrics get panels of their own. For more than :data:`MOST` methods see
+    :func:`mola_lightning.analysis.comparison_dots`.
 
     Args:
         df: a table of :func:`mola_lightning.analysis.comparison`.
