@@ -15,10 +15,10 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME
 
-.PHONY: help install test check demo bench lock clean
+.PHONY: help install test check demo bench bench-architectures bench-data lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' Makefile
 
 install: $(STAMP) ## make .venv: the packages of requirements.lock, by hash, and this one (editable)
 	@echo ".venv is up to date"
@@ -41,6 +41,13 @@ demo: $(STAMP) ## train and compare on the digits benchmark: the shortest way to
 
 bench: $(STAMP) ## measure speed and memory on this machine
 	@OMP_WAIT_POLICY=passive $(PY) -m mola_lightning.cli.bench $(ARGS)
+
+# torch would remark, on stderr, that a step frees memory which it had before the profiler looked
+bench-architectures: $(STAMP) ## measure what every architecture and balancer costs beside hard sharing (below ten minutes)
+	@OMP_WAIT_POLICY=passive TORCH_CPP_LOG_LEVEL=ERROR $(PY) -m mola_lightning.cli.bench_architectures $(ARGS)
+
+bench-data: $(STAMP) ## measure how many images a second the loaders give on this machine
+	@$(PY) -m mola_lightning.cli.bench_data $(ARGS)
 
 lock: ## resolve the dependencies of pyproject.toml again into requirements.lock (ARGS=--upgrade for newer ones)
 	@echo "resolving dependencies"

@@ -4,24 +4,22 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils import _pytree as pytree
-from torch.utils.flop_counter import FlopCounterMode
 
-from mola_lightning.adapters.plans import PLAN_NAMES
+from mola_lightning.adapters import PLAN_NAMES
+from mola_lightning.benchmarks.arithmetic import MultiplyAdds
 from mola_lightning.benchmarks.cases import Case
 from mola_lightning.benchmarks.methods import METHODS, build_module
-from mola_lightning.core import ConfigError
+from mola_lightning.core import Batch, ConfigError
 from mola_lightning.core.errors import one_of, positive_int
 from mola_lightning.training import MultiTaskModule
 
@@ -31,24 +29,24 @@ SILENT = "99"  # above every level that the profiler's library knows
 
 
 class Step:
-    """A training step over one batch: gradients to None, forward, backward, AdamW.
+    """A training step over one batch: gradients to None, forward, backward, the module's optimiser.
 
     Args:
         module: what is trained.
-        case: gives the batch.
+        batch: what it is trained on.
         device: where it runs.
         clock: ``wall``, or ``cpu`` for the processor time of this process.
     """
 
-    def __init__(self, module: MultiTaskModule, case: Case, device: torch.device, clock: str = "wall") -> None:
+    def __init__(self, module: MultiTaskModule, batch: Batch, device: torch.device, clock: str = "wall") -> None:
         self.module, self.device, self.clock = module.to(device), device, CLOCKS[clock]
-        self.batch = case.batch().to(device)
+        self.batch = batch.to(device)
         self.optimizer = module.configure_optimizers()["optimizer"]
 
     def __call__(self) -> None:
         """One step, its gradients released at the end."""
         self.module.training_step(self.batch, 0).backward()
-        self.optimizer.step()
+        self.module.optimizer_step(0, 0, self.optimizer, None)  # some balancers run the network once more after it
         self.optimizer.zero_grad(set_to_none=True)
 
     def seconds(self) -> float:
@@ -61,14 +59,15 @@ class Step:
 
     def multiply_adds(self) -> int:
         """Counted during one step, forward and backward."""
-        with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+        with MultiplyAdds() as counted:
             self()
-        return counter.get_total_flops() // 2
+        return counted.total
 
     def resident_bytes(self) -> int:
-        """Bytes that outlive a step: parameters, buffers, optimiser state, batch."""
+        """Bytes that outlive a step: parameters, buffers, other state of a checkpoint, optimiser state, batch."""
         kept = [*self.module.parameters(), *self.module.buffers(), self.batch.images]
-        kept += [leaf for leaf in pytree.tree_leaves(dict(self.optimizer.state)) if isinstance(leaf, Tensor)]
+        states = [dict(self.module.state_dict()), dict(self.optimizer.state)]
+        kept += [leaf for leaf in pytree.tree_leaves(states) if isinstance(leaf, Tensor)]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
         return sum(storages.values())
 
@@ -104,20 +103,6 @@ def peak_allocated(function: Callable[[], object]) -> int:
         held += change["args"]["Bytes"]
         peak = max(peak, held)
     return peak
-
-
-def convolution_backward_flops(
-    gradient: Sequence[int], x: Sequence[int], weight: Sequence[int], *settings: Any, out_shape: Any = None, **_: Any
-) -> int:
-    """Operations of a convolution's backward pass: those of its forward pass for each of the two gradients wanted.
-
-    torch's own formula counts a convolution with groups as if it had one.
-    """
-    for_input, for_weight, _ = settings[-1]
-    return (for_input + for_weight) * 2 * prod(gradient) * prod(weight[1:])
-
-
-FORMULAS = {torch.ops.aten.convolution_backward: convolution_backward_flops}
 
 
 @contextmanager
@@ -191,16 +176,34 @@ def measure_case(
     found: dict[str, Measurement] = {}
     steps: dict[str, Step] = {}
     for name in names:
-        step = steps[name] = Step(build_module(name, case, plan), case, torch.device(device), clock)
-        counted = step.multiply_adds()  # the first step, which also makes the optimiser's state
-        plans = chosen_plans(step) if METHODS[name].by_plans else {}
-        found[name] = Measurement([], step.peak_bytes(), counted, plans)
-    for turn in range(rounds):
-        for name in names:
-            if METHODS[name].slow and turn >= SLOW_ROUNDS:
-                continue
-            found[name].seconds.append(steps[name].seconds())
+        step = steps[name] = Step(build_module(name, case, plan), case.batch(), torch.device(device), clock)
+        found[name] = untimed(step)
+        found[name].plans = chosen_plans(step) if METHODS[name].by_plans else {}
+    take_turns(steps, found, rounds, slow=[name for name in names if METHODS[name].slow])
     return found
+
+
+def untimed(step: Step) -> Measurement:
+    """What needs no clock, of the first two steps, which also warm up: the first makes the optimiser's state."""
+    counted = step.multiply_adds()
+    return Measurement([], step.peak_bytes(), counted, {})
+
+
+def take_turns(
+    steps: Mapping[str, Step], found: Mapping[str, Measurement], rounds: int, slow: Collection[str] = ()
+) -> None:
+    """Time steps in turn, A B C A B C ..., and add the seconds to what was ``found`` of them.
+
+    Args:
+        steps: name -> step.
+        found: name -> its measurement.
+        rounds: how often each is timed.
+        slow: those that are timed in the first rounds only.
+    """
+    for turn in range(rounds):
+        for name, step in steps.items():
+            if turn < SLOW_ROUNDS or name not in slow:
+                found[name].seconds.append(step.seconds())
 
 
 def check_clock(clock: str, device: torch.device) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mola_lightning.adapters import AdaptedBackbone, reference_forward
-from mola_lightning.adapters.plans import PLAN_NAMES
+from mola_lightning.adapters import PLAN_NAMES, AdaptedBackbone, reference_forward
 from mola_lightning.architectures import HPS, MoLA
 from mola_lightning.backbones import create_backbone
 from mola_lightning.benchmarks.cases import Case

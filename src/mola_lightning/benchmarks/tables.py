@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from mola_lightning.benchmarks.cases import Case
+from mola_lightning.benchmarks.costs import Cost
 from mola_lightning.benchmarks.layers import LayerTiming
 from mola_lightning.benchmarks.measure import Measurement
 from mola_lightning.benchmarks.methods import METHODS
@@ -16,35 +17,45 @@ MISSING = "–"
 
 def case_table(case: Case, found: Mapping[str, Measurement]) -> Table:
     """Time, memory and multiply-adds of each method as multiples of the plain backbone's."""
-    table = Table(title=case.title, title_justify="left")
-    for j, name in enumerate(("one training step", "time", "min-max", "peak memory", "multiply-adds")):
-        table.add_column(name, justify="right" if j else "left", no_wrap=True)
-    for name, values in case_data(case, found)["methods"].items():
-        time = values["time"]
-        table.add_row(
-            METHODS[name].label,
-            _ratio(time["ratio"]),
-            f"{_ratio(time['min'])}-{_ratio(time['max'])}",
-            _ratio(values["peak_memory"]["ratio"]),
-            _ratio(values["multiply_adds"]["ratio"]),
-        )
+    table = _ratio_table(case.title)
+    for values in case_data(case, found)["methods"].values():
+        table.add_row(values["label"], *_cells(values))
     return table
 
 
 def case_data(case: Case, found: Mapping[str, Measurement]) -> dict[str, Any]:
     """Everything measured for a case, as JSON can hold it."""
-    plain = found["plain"]
-    methods = {}
-    for name, own in found.items():
-        ratio, least, most = own.time_ratios(plain)
-        methods[name] = {
-            "label": METHODS[name].label,
-            "time": {"ratio": ratio, "min": least, "max": most, "seconds": own.seconds},
-            "peak_memory": {"ratio": own.peak_bytes / plain.peak_bytes, "bytes": own.peak_bytes},
-            "multiply_adds": {"ratio": own.multiply_adds / plain.multiply_adds, "count": own.multiply_adds},
-            "plans": own.plans,
-        }
+    methods = {
+        name: {"label": METHODS[name].label, **_ratios(own, found["plain"]), "plans": own.plans}
+        for name, own in found.items()
+    }
     return {"case": asdict(case), "methods": methods}
+
+
+def costs_table(title: str, found: Mapping[str, Cost], last: str) -> Table:
+    """Time, memory and multiply-adds of methods as multiples of their reference's, the quickest first.
+
+    Args:
+        title: of the table.
+        found: name -> cost.
+        last: what the last column holds: ``parameters``, or ``passes`` through the network, forward + backward.
+    """
+    table = _ratio_table(title, last)
+    for name, cost in sorted(found.items(), key=lambda item: item[1].own.time_ratios(item[1].reference)):
+        values = cost_data(cost)
+        shown = {"parameters": _ratio(cost.parameters), "passes": f"{cost.passes.forward} + {cost.passes.backward}"}
+        table.add_row(name, *_cells(values), shown[last])
+    return table
+
+
+def cost_data(cost: Cost) -> dict[str, Any]:
+    """Everything measured for a method beside its reference, as JSON can hold it."""
+    return {
+        **_ratios(cost.own, cost.reference),
+        "reference_seconds": cost.reference.seconds,
+        "parameters": {"ratio": cost.parameters},
+        "passes": cost.passes._asdict(),
+    }
 
 
 def plans_table(case: Case, found: Mapping[str, Measurement]) -> Table:
@@ -74,6 +85,32 @@ def layers_table(case: Case, timings: Sequence[LayerTiming]) -> Table:
             style=None if timing.fastest == timing.chosen else "yellow",
         )
     return table
+
+
+def _ratios(own: Measurement, reference: Measurement) -> dict[str, Any]:
+    ratio, least, most = own.time_ratios(reference)
+    return {
+        "time": {"ratio": ratio, "min": least, "max": most, "seconds": own.seconds},
+        "peak_memory": {"ratio": own.peak_bytes / reference.peak_bytes, "bytes": own.peak_bytes},
+        "multiply_adds": {"ratio": own.multiply_adds / reference.multiply_adds, "count": own.multiply_adds},
+    }
+
+
+def _ratio_table(title: str, *more: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for j, name in enumerate(("one training step", "time", "min-max", "peak memory", "multiply-adds", *more)):
+        table.add_column(name, justify="right" if j else "left", no_wrap=True)
+    return table
+
+
+def _cells(values: Mapping[str, Any]) -> list[str]:
+    time = values["time"]
+    return [
+        _ratio(time["ratio"]),
+        f"{_ratio(time['min'])}-{_ratio(time['max'])}",
+        _ratio(values["peak_memory"]["ratio"]),
+        _ratio(values["multiply_adds"]["ratio"]),
+    ]
 
 
 def _ratio(value: float) -> str:

@@ -1,31 +1,30 @@
 """``make bench``: what experts cost in time and memory on this machine, as multiples of the plain backbone."""
 
 import argparse
-import json
-import os
-import platform
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
-from mola_lightning.adapters.plans import PLAN_NAMES
+from mola_lightning.adapters import PLAN_NAMES
 from mola_lightning.benchmarks.cases import CASES, OURS, Case
 from mola_lightning.benchmarks.layers import time_layers
-from mola_lightning.benchmarks.measure import CLOCKS, measure_case
+from mola_lightning.benchmarks.measure import measure_case
 from mola_lightning.benchmarks.tables import case_data, case_table, layers_table, plans_table
 from mola_lightning.cli.errors import show_error
-from mola_lightning.core import ConfigError, MolaError
-from mola_lightning.core.errors import positive_int
-from mola_lightning.core.files import atomic_write
+from mola_lightning.cli.machine import (
+    add_machine_options,
+    device_named,
+    machine_facts,
+    threads,
+    wide_console,
+    write_report,
+)
+from mola_lightning.core import MolaError
 
 QUICK_CASE, QUICK_ROUNDS = "c", 3
 LAYER_ROUNDS = 9
-WIDE = 200  # characters; rich would cut tables where output goes to a file or a pipe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,12 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0, or 1 after an error that is shown on stderr. argparse exits with 2 on wrong usage.
     """
     arguments = _parser().parse_args(argv)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDE)
     try:
-        with _threads(arguments.threads):
-            bench(arguments, console)
+        with threads(arguments.threads):
+            bench(arguments, wide_console())
     except MolaError as error:
         show_error(str(error))
         return 1
@@ -52,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def bench(arguments: argparse.Namespace, console: Console) -> None:
     """Measure and print case by case, then write the file if one was asked for."""
-    device = _device(arguments.device)
+    device = device_named(arguments.device)
     facts = machine_facts(device)
     console.print(
         f"torch {facts['torch']}, {facts['device']}, {facts['threads']} threads. A training step, plain backbone = 1; "
@@ -74,23 +70,7 @@ def bench(arguments: argparse.Namespace, console: Console) -> None:
         if arguments.plans:
             console.print(plans_table(case, found))
         report["cases"][case.name] = case_data(case, found)
-    if arguments.json is not None:
-        with atomic_write(arguments.json) as file:
-            json.dump(report, file, indent=1)
-        console.print(f"wrote {arguments.json}", soft_wrap=True)
-
-
-def machine_facts(device: torch.device) -> dict[str, Any]:
-    """What the numbers depend on besides the code."""
-    return {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": platform.system(),
-        "processor": platform.machine(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-    }
+    write_report(arguments.json, report, console)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,16 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     shown = "; ".join(case.title for case in CASES.values())
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help=f"default: all. {shown}")
     parser.add_argument("--repeats", type=int, metavar="N", help="rounds of timing (default: as many as a case needs)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default: %(default)s)")
-    parser.add_argument(
-        "--clock", choices=CLOCKS, default="wall", help="cpu: processor time, for a busy machine; needs --threads 1"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--plan", choices=PLAN_NAMES, default="auto", help="run layers by this family of plans")
     parser.add_argument("--plans", action="store_true", help="also show the plan of each layer")
     parser.add_argument("--layers", action="store_true", help="time every plan of each kind of layer instead")
     parser.add_argument("--quick", action="store_true", help=f"case {QUICK_CASE}, {QUICK_ROUNDS} rounds: does it run?")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+    add_machine_options(parser)
     return parser
 
 
@@ -116,28 +91,6 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
         rounds = QUICK_ROUNDS if arguments.repeats is None else arguments.repeats
         return [replace(CASES[QUICK_CASE], methods=OURS, rounds=rounds)]
     return [CASES[name] for name in arguments.cases]
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"--device must be cpu or cuda, got {name!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda, but torch sees no CUDA device here; use --device cpu")
-    return device
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Run with that many threads of torch."""
-    positive_int("threads", count)
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 if __name__ == "__main__":
