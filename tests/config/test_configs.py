@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from mola_lightning.balancers import Balancer
 from mola_lightning.cli.build import build_module
-from mola_lightning.core import Collate, ConfigError
+from mola_lightning.core import Collate, ConfigError, Task
 from mola_lightning.data import EpochSampler, MultiTaskDataModule, TensorSource
 from mola_lightning.training import MultiTaskModule
 
@@ -127,6 +127,18 @@ def test_backbones_run(option: str, compose_config: Compose) -> None:
     net = instantiate(config.backbone, _convert_="all")(in_channels=3, image_size=SHAPE[1:]).eval()
     with torch.no_grad():
         assert net(torch.randn(2, *SHAPE)).shape == (2, net.num_features)
+
+
+@pytest.mark.parametrize("option", options("head"))
+@pytest.mark.parametrize("backbone", ["small_resnet", "resnet18"])
+def test_heads_read_what_the_backbone_gives(option: str, backbone: str, compose_config: Compose) -> None:
+    """A dense head takes the pooling off whatever backbone is chosen."""
+    config = compose_config(f"head={option}", f"backbone={backbone}")
+    net = instantiate(config.backbone, _convert_="all")(in_channels=3, image_size=SHAPE[1:]).eval()
+    head = instantiate(config.head, _convert_="all")(net.num_features, Task("a", 5)).eval()
+    with torch.no_grad():
+        outputs = head(net(torch.randn(2, *SHAPE)), SHAPE[1:])
+    assert outputs.shape == ((2, 5) if option == "linear" else (2, 5, *SHAPE[1:]))
 
 
 @pytest.mark.parametrize("option", options("data"))

@@ -17,6 +17,7 @@ SPECIAL = {"_target_", "_partial_", "_convert_", "_args_", "_recursive_"}
 GIVEN = {
     "architecture": {"tasks", "image_shape"},
     "backbone": {"in_channels", "image_size"},
+    "head": {"in_features", "task"},
     "adapter": {"net", "num_experts"},
     "router": {"num_experts", "in_channels"},
     "auxiliary": {"num_experts", "num_tasks"},
@@ -35,6 +36,9 @@ MEANT = {
     "adapter/factorised": {"kind"},
     "adapter/full": {"kind"},
     "data/digits": {"eval_batch_size"},
+    "transform/paper_domains": {"train", "eval", "mean", "std"},
+    "transform/paper_medmnist": {"train", "eval"},
+    "transform/paper_radimagenet": {"train", "eval", "mean", "std"},
 }
 
 

@@ -1,18 +1,15 @@
 """The commands as processes of their own, from a folder that has nothing to do with the checkout; and the README."""
 
-import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mola_lightning.analysis import load_runs
-from mola_lightning.cli.train import main
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("debug=quick", "data.source.num_train=24", "data.source.image_size=14")
@@ -34,7 +31,10 @@ def test_one_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (found,) = load_runs([tmp_path / "runs"])
     assert (found.state, found.method, found.seed) == ("done", "mola_router", 1)
-    assert found.folder.name.endswith("_seed1")
+    assert found.folder.name.endswith("_mola_seed1")
+    assert found.folder.is_relative_to(tmp_path / "runs" / "debug")
+    assert found.summary["debug"] == "quick"
+    assert found.summary["overrides"][:2] == ["experiment=digits/mola_router", "adapter.rank=8"]
     assert found.folder.name in re.sub(r"\s", "", done.stderr)  # the user is told where the run lies
     assert (found.folder / "figures" / "mixing_weights.png").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
@@ -47,21 +47,6 @@ def test_a_bad_value(tmp_path: Path) -> None:
     assert "rank must be an integer >= 1, got 0" in done.stderr
     assert "Traceback" not in done.stderr
     assert not any(tmp_path.iterdir())
-
-
-def test_a_sweep(command: Callable[..., Any], tmp_path: Path) -> None:
-    outcome = command(main, "-m", "architecture=hps,mola", "seed=0,1", *QUICK, "figures=false")
-    assert outcome.code == 0, outcome.err
-    found = load_runs([tmp_path / "working" / "runs" / "sweeps"])
-    assert sorted((run.method, run.seed) for run in found) == [
-        ("hps", 0), ("hps", 1), ("mola_router", 0), ("mola_router", 1),
-    ]  # fmt: skip
-    assert all(run.state == "done" for run in found)
-    assert "4 runs in" in outcome.err
-    assert "4 of 4 runs done" in outcome.err
-    assert sorted(run.folder.name for run in found) == ["0_seed0", "1_seed1", "2_seed0", "3_seed1"]
-    scores = {(run.method, run.seed): json.dumps(run.summary["val"]) for run in found}
-    assert len(set(scores.values())) == 4
 
 
 def test_the_first_example_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,9 @@ Train = Callable[..., float]
 Command = Callable[..., Any]
 DOMAINS = ["mnist", "optdigits", "printed", "photo"]
 SUMMARY = {
-    "status", "method", "data", "seed", "tasks", "monitor", "test", "val", "best_epoch", "epochs", "parameters",
-    "multiply_adds", "step_time_s", "wall_time_s", "routing", "conflict", "versions", "git", "device",
+    "status", "method", "config_key", "overrides", "debug", "data", "seed", "tasks", "monitor", "score", "test", "val",
+    "best_epoch", "epochs", "parameters", "multiply_adds", "step_time_s", "wall_time_s", "routing", "conflict",
+    "versions", "git", "device",
 }  # fmt: skip
 
 
@@ -51,6 +52,7 @@ def test_a_summary_says_what_happened(method: str, runs: Path) -> None:
     assert set(found) == SUMMARY
     assert (found["status"], found["data"], found["seed"], found["device"]) == ("done", "digits", 0, "cpu")
     assert found["method"] == {"mola": "mola_router", "hps": "hps"}[method]
+    assert (found["overrides"], found["debug"]) == ([], None)  # only the command line has them
     assert found["tasks"] == DOMAINS
     assert found["epochs"] == 2
     assert found["wall_time_s"] > 0
@@ -139,7 +141,7 @@ def test_a_run_without_a_test(runs: Path, train_small: Train, tmp_path: Path) ->
     found = summary_of(tmp_path / "run")
     assert found["val"] != summary_of(runs / "hps")["val"]
     assert (found["method"], found["test"], found["routing"]) == ("mine", {}, None)
-    assert score == pytest.approx(found["val"]["mean"]["accuracy"])
+    assert score == found["score"] == pytest.approx(found["val"]["mean"]["accuracy"])
     assert not (tmp_path / "run" / "figures").exists()
 
 

@@ -15,7 +15,8 @@ LAYERS = [
     {"training", "analysis", "benchmarks"},
     {"cli"},
 ]
-NEIGHBOURS = {("training", "analysis"), ("benchmarks", "training")}  # the imports inside a layer that are allowed
+# The imports inside a layer that are allowed.
+NEIGHBOURS = {("data", "losses"), ("data", "metrics"), ("training", "analysis"), ("benchmarks", "training")}
 CONFIG_LIBRARIES = {"hydra", "omegaconf"}
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FACADE = "__init__"  # of the whole package: offers the public names, so it sees every layer but the command line
@@ -97,6 +98,10 @@ def test_imports_only_go_down() -> None:
         ("heads/a.py", "def f():\n    from mola_lightning.training import module", True),
         ("heads/a.py", "if TYPE_CHECKING:\n    from mola_lightning.metrics import depth", True),
         ("heads/a.py", "import torch, omegaconf", True),
+        ("data/a.py", "from mola_lightning.losses import x\nfrom mola_lightning.metrics import y", False),
+        ("data/a.py", "from mola_lightning.heads import linear", True),
+        ("losses/a.py", "from mola_lightning.data import base", True),
+        ("losses/a.py", "from mola_lightning.metrics import labels", True),
         ("training/a.py", "from hydra.utils import instantiate", True),
         ("training/a.py", "from mola_lightning.analysis import results", False),
         ("analysis/a.py", "from mola_lightning.training import module", True),

@@ -45,6 +45,7 @@ def build_module(cfg: DictConfig, data: MultiTaskDataModule) -> MultiTaskModule:
     module = MultiTaskModule(
         data.tasks,
         architecture,
+        head=instantiate(cfg.head, _convert_="all"),
         balancer=instantiate(cfg.balancer, _convert_="all"),
         auxiliary=instantiate(cfg.auxiliary, _convert_="all"),
         optimizer=instantiate(cfg.optimizer, _convert_="all"),

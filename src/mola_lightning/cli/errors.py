@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
+from mola_lightning.cli.hints import similar_keys
 from mola_lightning.core import MolaError
 
 
@@ -48,14 +49,20 @@ def show_error(message: str) -> None:
     Console(stderr=True).print(Text(f"error: {message}", style="red"), soft_wrap=True)
 
 
+def _message(error: MolaError) -> str:
+    """What the error says. One that comes of a loader's worker has the worker's whole traceback in front of it."""
+    text = str(error)
+    return text.rpartition(f"{type(error).__name__}: ")[2].strip() if "Original Traceback" in text else text
+
+
 def explain(error: BaseException) -> str | None:
     """The message for an error that a user caused and can mend; None for any other."""
     ours = mola_error(error)
     if ours is not None:
-        return str(ours)
+        return " ".join([_message(ours), *getattr(ours, "__notes__", [])])
     if isinstance(error, HydraException):
         because = [str(cause) for cause in causes(error.__cause__)][:1]
-        return "\n".join([str(error), *(text for text in because if text not in str(error))])
+        return "\n".join([*similar_keys(error), str(error), *(text for text in because if text not in str(error))])
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}. Choose another folder with paths.runs=... or paths.cache=..."
     return None

@@ -64,9 +64,10 @@ def _job(cfg: DictConfig) -> None:
     path = run / f"evaluation_{cfg.split}_{Path(cfg.checkpoint).stem}.json"
     with atomic_write(path) as file:
         json.dump(found, file, indent=1)
-    table = Table("task", *next(iter(found.values())), title=f"{run}: {cfg.checkpoint} checkpoint, {cfg.split} split")
-    for name, values in found.items():
-        table.add_row(name, *(f"{value:.4f}" for value in values.values()))
+    # A row for each metric: tasks may have different ones.
+    table = Table("metric", *found, title=f"{run}: {cfg.checkpoint} checkpoint, {cfg.split} split")
+    for metric in dict.fromkeys(metric for values in found.values() for metric in values):
+        table.add_row(metric, *(f"{values[metric]:.4f}" if metric in values else "" for values in found.values()))
     Console().print(table)
     Console().print(f"written to {path}", soft_wrap=True)
 

@@ -1,8 +1,10 @@
 """``mola-train``: train one run, or with ``-m`` a sweep of them."""
 
 import contextlib
+import json
 import shutil
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,17 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from mola_lightning.balancers import EqualWeights
 from mola_lightning.cli.build import Parts, build_run
 from mola_lightning.cli.errors import command, mola_error, setup_logging
+from mola_lightning.cli.folders import recorded_score, run_once
+from mola_lightning.cli.hints import locate
+from mola_lightning.cli.naming import config_key
+from mola_lightning.cli.progress import sweep_report
 from mola_lightning.core import RunFolderError
 from mola_lightning.core.files import atomic_write
 from mola_lightning.training import MultiTaskModule, summary
@@ -24,13 +31,21 @@ from mola_lightning.training.checkpoints import load_checkpoint
 from mola_lightning.training.parameters import count_multiply_adds, count_parameters
 
 
-def train(cfg: DictConfig, folder: Path, quiet: bool = False) -> float:
+def train(
+    cfg: DictConfig,
+    folder: Path,
+    quiet: bool = False,
+    overrides: Sequence[str] = (),
+    choices: Mapping[str, str | None] | None = None,
+) -> float:
     """One run, from a config to a complete run folder.
 
     Args:
         cfg: the composed config.
         folder: the run folder.
         quiet: without a progress display.
+        overrides: of the config, for the summary.
+        choices: what was chosen in each config group, for the summary.
 
     Returns:
         The best validation score.
@@ -41,6 +56,9 @@ def train(cfg: DictConfig, folder: Path, quiet: bool = False) -> float:
     parts = build_run(cfg, folder, quiet)
     with atomic_write(folder / "config.yaml") as file:
         file.write(OmegaConf.to_yaml(cfg, resolve=True))
+    if record := parts.data.source.record():
+        with atomic_write(folder / "data.json") as file:
+            json.dump(record, file, indent=1)
     started = time.monotonic()
     parts.trainer.fit(parts.module, parts.data)
     seconds = time.monotonic() - started
@@ -54,7 +72,17 @@ def train(cfg: DictConfig, folder: Path, quiet: bool = False) -> float:
             parts.module, parts.data, ckpt_path=best.best_model_path, weights_only=True, verbose=False
         )[0]
     parts.journal.finalize("success")
-    found = {"best_epoch": best_epoch, "epochs": parts.trainer.current_epoch, "wall_time_s": seconds}
+    chosen = choices or {}
+    found = {
+        "method": cfg.method or _method(parts.module, chosen.get("balancer")),
+        "config_key": config_key(cfg),
+        "overrides": list(overrides),
+        "debug": chosen.get("debug"),
+        "score": float(best.best_model_score),
+        "best_epoch": best_epoch,
+        "epochs": parts.trainer.current_epoch,
+        "wall_time_s": seconds,
+    }
     _summarise(cfg, parts, folder, found, validation, tested)
     records = parts.callbacks.get("records")
     if cfg.figures and cfg.test and isinstance(records, TestRecords):
@@ -77,7 +105,6 @@ def _summarise(
         folder,
         {
             "status": "done",
-            "method": cfg.method or _method(module),
             "data": data.source.name,
             "seed": cfg.seed,
             "tasks": [task.name for task in data.tasks],
@@ -86,7 +113,7 @@ def _summarise(
             "val": summary.nested_metrics(validation, "val", data.tasks),
             **found,
             "parameters": count_parameters(module),
-            "multiply_adds": count_multiply_adds(module, data.image_shape),
+            "multiply_adds": count_multiply_adds(module, data.image_shape, data.regime),
             "step_time_s": timer.statistics() if isinstance(timer, StepTimer) else {"median": None, "mean": None},
             "routing": recorded.routing_statistics if recorded else None,
             "conflict": recorded.conflict_statistics if recorded else None,
@@ -97,10 +124,11 @@ def _summarise(
     )
 
 
-def _method(module: MultiTaskModule) -> str:
+def _method(module: MultiTaskModule, balancer: str | None) -> str:
     """The architecture's name, and the balancer's unless it is the plain sum: what tables may pool over seeds."""
-    balancer = type(module.balancer)
-    return module.architecture.method + ("" if balancer is EqualWeights else f"+{balancer.__name__.lower()}")
+    if type(module.balancer) is EqualWeights:
+        return module.architecture.method
+    return f"{module.architecture.method}+{balancer or type(module.balancer).__name__.lower()}"
 
 
 def _check_writable(folder: Path) -> None:
@@ -116,21 +144,38 @@ def _check_writable(folder: Path) -> None:
 
 
 def _job(cfg: DictConfig) -> float:
-    """One Hydra job. A folder in which nothing was trained is removed again: nothing half-written is left behind."""
+    """One Hydra job."""
     setup_logging()
-    folder = Path(cfg.paths.run)
+    hydra_config, folder = HydraConfig.get(), Path(cfg.paths.run)
+    overrides, choices = list(hydra_config.overrides.task), dict(hydra_config.runtime.choices)
+    sweep = hydra_config.mode == RunMode.MULTIRUN
+
+    def run() -> float:
+        with locate(cfg):
+            return train(cfg, folder, sweep, overrides, choices)
+
+    if not sweep:
+        return _single(run, folder, Path(cfg.paths.runs))
+    key = config_key(cfg)
+    if rank_zero_only.rank == 0:
+        return run_once(folder, key, cfg.skip_done, overrides, run)
+    # Where a cluster's launcher starts several processes for one run, the first of them looks after its folder.
+    score = recorded_score(folder, key) if cfg.skip_done else None
+    return run() if score is None else score
+
+
+def _single(run: Callable[[], float], folder: Path, root: Path) -> float:
+    """A run by itself. A folder in which nothing was trained is removed again: nothing half-written is left behind."""
     # With hydra.run.dir=. the run folder is one that the user already has: nothing in it is ours to remove.
     ours = folder.resolve() != Path.cwd() and not (folder.is_dir() and any(folder.iterdir()))
-    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
-        score = train(cfg, folder, quiet=sweep)
+        score = run()
     except Exception as error:
         unsound = mola_error(error) is not None and not (folder / "metrics.jsonl").exists()
         if ours and (unsound or not (folder / "config.yaml").exists()):
-            _remove(folder, Path(cfg.paths.runs))
+            _remove(folder, root)
         raise
-    if not sweep:
-        Console(stderr=True).print(f"run folder: {folder}", soft_wrap=True)
+    Console(stderr=True).print(f"run folder: {folder}", soft_wrap=True)
     return score
 
 
@@ -144,7 +189,9 @@ def _remove(folder: Path, root: Path) -> None:
             parent.rmdir()
 
 
-main = command(hydra.main(config_path="pkg://mola_lightning.conf", config_name="train", version_base="1.3")(_job))
+main = command(
+    sweep_report()(hydra.main(config_path="pkg://mola_lightning.conf", config_name="train", version_base="1.3")(_job))
+)
 
 if __name__ == "__main__":
     main()

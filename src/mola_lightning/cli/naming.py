@@ -1,0 +1,66 @@
+"""What a run is called. In a sweep the name of its folder is a function of its configuration, so that launching the
+sweep again finds what is there.
+
+Importing this module registers two resolvers for config files: ``${mola.method:}`` and ``${mola.key:}``.
+"""
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+# Where a run is launched from and written to, and what is drawn of it: the same run with any of them.
+LEFT_OUT = ("hydra", "paths", "skip_done", "logger", "figures")
+SHORT = 8  # hex digits of the key in a folder's name
+
+
+def config_key(config: DictConfig) -> str:
+    """What tells one run from another: a SHA-256 of the resolved config, without :data:`LEFT_OUT`.
+
+    Values of ``paths`` count as constants wherever others refer to them: a run is the same on another machine.
+
+    Args:
+        config: a composed config, with or without its ``hydra`` node.
+
+    Returns:
+        64 hex digits.
+    """
+    copy = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    for key in copy.paths:
+        copy.paths[key] = f"paths.{key}"
+    try:
+        content = {key: _plain(copy[key]) for key in copy if key not in LEFT_OUT}
+    except OmegaConfBaseException:
+        # The run itself will fail on it and say so; without a name for it, no other run of the sweep would start.
+        whole: Any = OmegaConf.to_container(copy, resolve=False, enum_to_str=True)
+        content = {key: value for key, value in whole.items() if key not in LEFT_OUT}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def method_name(config: DictConfig) -> str:
+    """``method`` if it is set; else the chosen architecture, and the balancer unless it is ``equal``.
+
+    Args:
+        config: a composed config with its ``hydra`` node, where the choices stand.
+
+    Returns:
+        The name, with ``_`` for what file names had better not hold.
+    """
+    name = OmegaConf.select(config, "method", throw_on_resolution_failure=False)
+    if name is None:
+        choices = OmegaConf.select(config, "hydra.runtime.choices") or {}
+        name, balancer = choices.get("architecture") or "run", choices.get("balancer")
+        name += f"+{balancer}" if balancer not in (None, "equal") else ""
+    return re.sub(r"[^\w.+-]+", "_", str(name))
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True, enum_to_str=True) if OmegaConf.is_config(value) else value
+
+
+OmegaConf.register_new_resolver("mola.method", lambda _root_: method_name(_root_), replace=True)
+OmegaConf.register_new_resolver("mola.key", lambda _root_: config_key(_root_)[:SHORT], replace=True)
