@@ -1,13 +1,14 @@
 """What a benchmark is to the rest of the package: a source of three splits, each a dataset of samples of all tasks."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mola_lightning.core import ConfigError, Regime, Sample, Task
+from mola_lightning.core import ConfigError, DataError, Regime, Sample, Task
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -69,11 +70,13 @@ class Source(ABC):
         tasks: all tasks, in task order.
         regime: how samples and tasks relate.
         image_shape: (C, H, W) of the images that the model sees.
+        expects: what to fetch and where to put it, as sentences: said when files are missing.
     """
 
     tasks: tuple[Task, ...]
     regime: Regime
     image_shape: tuple[int, int, int]
+    expects: str = ""
 
     @property
     def name(self) -> str:
@@ -87,6 +90,26 @@ class Source(ABC):
     def record(self) -> dict[str, Any]:
         """What a run remembers of its data: plain values for JSON, such as split sizes and the seed of a cut split."""
         return {}
+
+    def download(self) -> None:
+        """Fetch the files, where a program may; files that are there and sound are left alone.
+
+        Raises:
+            DataError: where a person has to fetch them; it says what, and where to put it.
+        """
+        raise DataError(f"{self.name} cannot be fetched by a program. {self.expects}".rstrip())
+
+    def num_files(self) -> int:
+        """How many files :meth:`verify` looks at."""
+        return 0
+
+    def verify(self) -> Iterator[tuple[str, str]]:
+        """Look at each file as training will: (file, what is wrong with it, or an empty string), one after another.
+
+        Raises:
+            DataError: for what makes looking at single files pointless, such as a missing list of them.
+        """
+        return iter(())
 
     @abstractmethod
     def dataset(self, split: Split) -> TaskDataset:

@@ -8,7 +8,6 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -25,10 +24,10 @@ from mola_lightning.core.files import atomic_write
 from mola_lightning.data.cache import default_cache_root, read_arrays, write_arrays
 from mola_lightning.data.decode import REASONS, ImageError, decode, image_error, spread
 from mola_lightning.data.manifest import Manifest
+from mola_lightning.data.parallel import WINDOW, in_parallel
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # raised when the same image files give other bytes
-_WINDOW = 256  # images that are decoded ahead
 
 
 class _Index(NamedTuple):
@@ -203,7 +202,7 @@ def _decode_all(
         index.starts[row], index.shapes[row], index.checksums[row] = total, found.shape, zlib.crc32(found.data)
         total += found.nbytes
         file.write(found.data)
-        if folder is not None and row == min(_WINDOW, count) - 1:
+        if folder is not None and row == min(WINDOW, count) - 1:
             _check_space(folder, total // (row + 1) * count)
     return index
 
@@ -219,15 +218,8 @@ def _decoded(manifest: Manifest, channels: int) -> Iterator[np.ndarray | ImageEr
 
     console = Console(stderr=True)
     log.info("decoding %d images into the cache", len(manifest))
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-        Progress(console=console, disable=not console.is_terminal, transient=True) as progress,
-    ):
-        line = progress.add_task("decoding images", total=len(manifest))
-        for first in range(0, len(manifest), _WINDOW):
-            rows = range(first, min(first + _WINDOW, len(manifest)))
-            yield from pool.map(one, rows)
-            progress.update(line, advance=len(rows))
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        yield from progress.track(in_parallel(one, len(manifest)), len(manifest), description="decoding images")
 
 
 def _check_space(folder: Path, needed: int) -> None:

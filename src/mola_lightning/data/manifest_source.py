@@ -1,7 +1,7 @@
 """The base of all sources that read image files."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +12,12 @@ import torch
 from mola_lightning.core import DataError, Regime, Task, check_tasks
 from mola_lightning.core.errors import one_of, require
 from mola_lightning.data.base import SPLITS, Source, Split, check_split
+from mola_lightning.data.decode import ImageError, decode
 from mola_lightning.data.image_cache import ImageCache
 from mola_lightning.data.images import ManifestDataset, image_shape
 from mola_lightning.data.kinds import with_balanced_classes
 from mola_lightning.data.manifest import Manifest
+from mola_lightning.data.parallel import in_parallel
 from mola_lightning.data.splits import stratified_split
 from mola_lightning.data.transforms import ImageTransforms
 
@@ -176,6 +178,24 @@ class ManifestSource(Source):
             whole = self._cached(part.published)
             cache = whole if part.rows is None else whole.select(part.rows)
         return ManifestDataset(self.tasks, part.manifest, self.transforms, split == "train", self.on_bad_image, cache)
+
+    def num_files(self) -> int:
+        """The images of all splits."""
+        return sum(len(manifest) for manifest in self._published.values())
+
+    def verify(self) -> Iterator[tuple[str, str]]:
+        """Decode each image, split by split."""
+        for manifest in self._published.values():
+
+            def look(row: int, manifest: Manifest = manifest) -> tuple[str, str]:
+                path = manifest.path(row)
+                try:
+                    decode(path, self.image_shape[0])
+                except ImageError as error:
+                    return str(path), error.reason
+                return str(path), ""
+
+            yield from in_parallel(look, len(manifest))
 
     def record(self) -> dict[str, Any]:
         """Sizes and digests of the splits, and how those were cut that are not published."""
