@@ -1,5 +1,6 @@
 """What every test may rely on: one thread, fixed seeds, no network, a cache folder of its own."""
 
+import logging
 import os
 import random
 import socket
@@ -38,6 +39,20 @@ def _fixed_seeds() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - code under test may draw from the global generator
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_logging() -> Iterator[None]:
+    """A command under test sets up logging for the process: put it back, or later tests see messages on stderr."""
+    root, names = logging.getLogger(), ("mola_lightning", "lightning.pytorch", "py.warnings")
+    handlers, level = list(root.handlers), root.level
+    others = {name: (logging.getLogger(name).level, list(logging.getLogger(name).handlers)) for name in names}
+    yield
+    root.handlers[:], root.level = handlers, level
+    for name, (before, kept) in others.items():
+        logging.getLogger(name).setLevel(before)
+        logging.getLogger(name).handlers[:] = kept
+    logging.captureWarnings(False)
 
 
 def _is_local(host: object) -> bool:

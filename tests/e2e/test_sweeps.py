@@ -86,22 +86,22 @@ def test_one_process_of_a_run_looks_after_its_folder(
 
 
 @pytest.mark.slow
-def test_several_runs_at_a_time(tmp_path: Path) -> None:
+def test_several_runs_at_a_time(command: Command, tmp_path: Path) -> None:
     """With joblib, each job has a process of its own: names, errors and scores come back from there."""
-    sweep = ("-m", "architecture=hps", "optimizer.lr=-1,1e-3", "seed=0,1", "num_threads=1", "test=false", *TINY)
-    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep")
-
-    def launch() -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "mola_lightning.cli.train", *sweep, *launcher]
-        return subprocess.run(command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, check=False)
-
-    first, second = launch(), launch()
-    for done in (first, second):
-        assert done.returncode == 1
-        assert "Traceback" not in done.stderr
-        assert "error: 2 of 4 runs failed:\n" in done.stderr
-        assert done.stderr.count("(optimizer.lr=-1 seed=0): ValueError: Invalid learning rate: -1") == 1
-        assert done.stderr.count("(optimizer.lr=-1 seed=1): ValueError: Invalid learning rate: -1") == 1
-    assert "2 of 4 runs done, 2 failed" in first.stderr
-    assert "2 of 4 runs done (2 there already), 2 failed" in second.stderr
-    assert sorted(found(tmp_path / "sweep")) == ["hps_seed0", "hps_seed1"]
+    sweep = ("-m", "architecture=hps", "optimizer.lr=-1,1e-3", "num_threads=1", "test=false", *TINY)
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    done = subprocess.run(
+        [sys.executable, "-m", "mola_lightning.cli.train", *sweep, *launcher],
+        cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    again = command(main, *sweep, launcher[-1])  # one at a time: it is the same sweep all the same
+    for code, err, counts in (
+        (done.returncode, done.stderr, "1 of 2 runs done, 1 failed"),
+        (again.code, again.err, "1 of 2 runs done (1 there already), 1 failed"),
+    ):
+        assert code == 1
+        assert "Traceback" not in err
+        assert "error: 1 of 2 runs failed:\n" in err
+        assert err.count("(optimizer.lr=-1): ValueError: Invalid learning rate: -1") == 1
+        assert counts in err
+    assert list(found(tmp_path / "sweep")) == ["hps_seed0"]

@@ -1,5 +1,8 @@
 """Low-rank adapters (experts) inside any backbone, mixed per sample."""
 
+from mola_lightning.core import lean_timm  # noqa: F401 - before whatever imports timm
+
+# isort: split
 from mola_lightning.adapters.backbone import AdaptedBackbone
 from mola_lightning.adapters.base import AdaptedLayer
 from mola_lightning.adapters.checkpointing import CheckpointBoundary

@@ -1,5 +1,8 @@
 """Backbones: timm models without their classifier, for images of any size."""
 
+from mola_lightning.core import lean_timm  # noqa: F401 - before whatever imports timm
+
+# isort: split
 from mola_lightning.backbones.stages import Stages, split
 from mola_lightning.backbones.timm import create_backbone, create_small_resnet
 
