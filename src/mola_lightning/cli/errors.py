@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
-from mola_lightning.cli.hints import similar_keys
+from mola_lightning.cli.hints import similar_keys, similar_options
 from mola_lightning.core import MolaError
 
 
@@ -62,7 +62,14 @@ def explain(error: BaseException) -> str | None:
         return " ".join([_message(ours), *getattr(ours, "__notes__", [])])
     if isinstance(error, HydraException):
         because = [str(cause) for cause in causes(error.__cause__)][:1]
-        return "\n".join([*similar_keys(error), str(error), *(text for text in because if text not in str(error))])
+        return "\n".join(
+            [
+                *similar_keys(error),
+                *similar_options(error),
+                str(error),
+                *(text for text in because if text not in str(error)),
+            ]
+        )
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}. Choose another folder with paths.runs=... or paths.cache=..."
     return None

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
@@ -45,6 +46,24 @@ def similar_keys(error: HydraException) -> list[str]:
     near = list(dict.fromkeys([*same, *difflib.get_close_matches(key, known)]))[:3]
     hint = f"Did you mean {' or '.join(near)}?" if near else "mola-train --cfg job prints the config."
     return [f"this config has no key {key!r}. {hint}"]
+
+
+def similar_options(error: HydraException) -> list[str]:
+    """One line for an option of a config group that is not there: those with a similar name, or all of them.
+
+    Hydra lists the options of groups, but not those in folders below one, as in ``experiment=digits/hps``. Empty for
+    any other error.
+    """
+    named = re.search(r"Could not find '([\w-]+)/(.+)'", str(error))
+    if named is None:
+        return []
+    group, option = named.groups()
+    folder = Path(str(files("mola_lightning.conf"))) / group
+    known = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+    near = difflib.get_close_matches(option, known)
+    if near:
+        return [f"there is no {group}={option}. Did you mean {' or '.join(f'{group}={other}' for other in near)}?"]
+    return [f"there is no {group}={option}. There are: {', '.join(known)}."] if known else []
 
 
 def _keys(config: DictConfig) -> list[str]:
