@@ -1,4 +1,5 @@
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -28,11 +29,22 @@ def data(digits: Digits) -> MultiTaskDataModule:
 
 
 @pytest.fixture(scope="session")
-def image_files() -> ModuleType:
-    """The script that writes small image files."""
-    spec = importlib.util.spec_from_file_location("image_files", Path(__file__).parents[1] / "data" / "image_files.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def load_script() -> Callable[[str], ModuleType]:
+    """``load_script("image_files")``: a script of tests/data, which writes small files in true formats."""
+
+    def load(name: str) -> ModuleType:
+        path = Path(__file__).parents[1] / "data" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def image_files(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    """The script that writes image files of every kind, and broken ones."""
+    return load_script("image_files")

@@ -29,13 +29,13 @@ class Made(ManifestSource):
         return self.patients
 
 
-def domains(a: list[int], b: list[int]) -> Manifest:
+def domains(a: list[int], b: list[int], split: str = "train") -> Manifest:
     """A manifest with so many rows of each class of tasks a and b; files need not exist."""
     items = {}
     for name, sizes in (("a", a), ("b", b)):
         labels = np.repeat(np.arange(len(sizes)), sizes)
         items[name] = ([f"{name}/{label}/{i}.png" for i, label in enumerate(labels)], labels)
-    return Manifest.of_domains(items, "/data")
+    return Manifest.of_domains(items, f"/data/{split}")
 
 
 def made(splits: dict, tasks: tuple = TASKS, **options: object) -> Made:
@@ -50,7 +50,7 @@ def paths(source: Made, split: str) -> set[str]:
 
 
 def test_published_splits_are_taken_as_they_are() -> None:
-    splits = {name: domains([4, 4, 4], [size, 5]) for name, size in (("train", 9), ("val", 2), ("test", 3))}
+    splits = {name: domains([4, 4, 4], [size, 5], name) for name, size in (("train", 9), ("val", 2), ("test", 3))}
     source = made(splits)
     for split, manifest in splits.items():
         dataset = source.dataset(split)
@@ -60,8 +60,14 @@ def test_published_splits_are_taken_as_they_are() -> None:
     assert source.record()["sizes"]["b"] == {"train": 14, "val": 7, "test": 8}
 
 
+def test_splits_that_share_images_are_refused() -> None:
+    splits = {"train": domains([4, 4, 4], [4, 5]), "val": domains([1, 1, 1], [1, 1], "val"), "test": domains([1], [1])}
+    with pytest.raises(DataError, match="the splits train and test share 2 images, first /data/train/a/0/0.png; leave"):
+        made(splits).dataset("val")
+
+
 def test_a_missing_validation_split_is_cut_from_train() -> None:
-    splits = {"train": domains([20, 10, 10], [50, 30]), "test": domains([1, 1, 1], [1, 1])}
+    splits = {"train": domains([20, 10, 10], [50, 30]), "test": domains([1, 1, 1], [1, 1], "test")}
     source = made(splits, seed=4)
     train, val = paths(source, "train"), paths(source, "val")
     assert not train & val
@@ -152,7 +158,7 @@ GOOD = domains([4, 4, 4], [6, 6])
         ({"train": domains([4, 4, 4], [1])}, "task 'b' has no image in the val split. .*a larger fraction"),
         (
             {"train": domains([4, 4, 4, 4], [6, 6])},
-            r"task 'a': labels must lie in 0\.\.2.*found 3 in .*at /data/a/3/12.png",
+            r"task 'a': labels must lie in 0\.\.2.*found 3 in .*at /data/train/a/3/12.png",
         ),
         ({"train": Manifest(["p"], {"x": (np.array([0]), np.array([0]))})}, r"targets of unknown tasks \['x'\]"),
         (

@@ -4,12 +4,17 @@ from mola_lightning.data.base import Source, Split, TaskDataset
 from mola_lightning.data.composition import OneTaskPerBatch, QuotaSampler
 from mola_lightning.data.datamodule import MultiTaskDataModule
 from mola_lightning.data.digits import Digits
+from mola_lightning.data.domainnet import DomainNet
+from mola_lightning.data.glyphs import Glyphs
 from mola_lightning.data.images import ManifestDataset
 from mola_lightning.data.kinds import make_task, with_balanced_classes, with_class_weights
 from mola_lightning.data.loaders import RankShare, ResumableLoader
 from mola_lightning.data.manifest import Manifest
 from mola_lightning.data.manifest_source import ManifestSource
 from mola_lightning.data.memory import InMemoryDataset
+from mola_lightning.data.office_home import OfficeHome
+from mola_lightning.data.pacs import PACS
+from mola_lightning.data.radimagenet import RadImageNet
 from mola_lightning.data.samplers import (
     BalancedSampler,
     EpochSampler,
@@ -19,11 +24,14 @@ from mola_lightning.data.samplers import (
 )
 from mola_lightning.data.tensors import TensorSource
 from mola_lightning.data.transforms import ImageTransforms, Normalize, RandomShift
+from mola_lightning.data.vlcs import VLCS
 
 __all__ = [
     "BalancedSampler",
     "Digits",
+    "DomainNet",
     "EpochSampler",
+    "Glyphs",
     "ImageTransforms",
     "InMemoryDataset",
     "Manifest",
@@ -31,9 +39,12 @@ __all__ = [
     "ManifestSource",
     "MultiTaskDataModule",
     "Normalize",
+    "OfficeHome",
     "OneTaskPerBatch",
+    "PACS",
     "ProportionalSampler",
     "QuotaSampler",
+    "RadImageNet",
     "RandomShift",
     "RankShare",
     "ResumableLoader",
@@ -43,6 +54,7 @@ __all__ = [
     "TaskDataset",
     "TemperatureSampler",
     "TensorSource",
+    "VLCS",
     "make_task",
     "with_balanced_classes",
     "with_class_weights",

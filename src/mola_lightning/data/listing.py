@@ -1,7 +1,7 @@
 """Finding images and their classes: in list files, and in folders named after the classes."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +65,7 @@ def subfolders(folder: str | Path) -> list[str]:
 
 
 def scan_classes(
-    folder: str | Path, class_names: Sequence[str], relative_to: str | Path, aliases: dict[str, str] | None = None
+    folder: str | Path, class_names: Sequence[str], relative_to: str | Path, aliases: Mapping[str, str] | None = None
 ) -> tuple[StringTable, np.ndarray]:
     """The images below ``folder/<class>/``, at any depth, class after class.
 
@@ -83,9 +83,9 @@ def scan_classes(
         DataError: when the folder is missing, or holds a folder that is none of the classes.
     """
     folder, relative_to = Path(folder), Path(relative_to)
-    places = {_folded(name): label for label, name in enumerate(class_names)}
-    places |= {_folded(alias): places[_folded(name)] for alias, name in (aliases or {}).items()}
-    found = {name: places.get(_folded(name)) for name in subfolders(folder)}
+    places = {folded(name): label for label, name in enumerate(class_names)}
+    places |= {folded(alias): places[folded(name)] for alias, name in (aliases or {}).items()}
+    found = {name: places.get(folded(name)) for name in subfolders(folder)}
     if unknown := [name for name, label in found.items() if label is None]:
         raise DataError(
             f"{folder} holds folders that are none of its classes: {', '.join(map(repr, unknown[:5]))}; "
@@ -127,7 +127,8 @@ def image_endings() -> set[str]:
 _NO_IMAGES = {".pdf", ".ps", ".eps", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr", ".fit", ".fits"}
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """A name without what archives of one data set do not agree about: case, and ``_``, ``-`` or spaces."""
     return name.casefold().replace("_", " ").replace("-", " ")
 
 

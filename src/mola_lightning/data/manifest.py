@@ -1,6 +1,7 @@
 """What a file-based benchmark consists of: the paths of its images, and for each task the rows that it labels."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -97,6 +98,12 @@ class Manifest:
     def path(self, row: int) -> Path:
         """Where the image of a row lies."""
         return Path(self.paths[row]) if self.root is None else self.root / self.paths[row]
+
+    def hashes(self) -> np.ndarray:
+        """(N,) int64, equal for equal paths, whatever the roots; comparable within one process."""
+        root = str(self.root) if self.root is not None else "."
+        joined = (os.path.normpath(os.path.join(root, path)) for path in self.paths)
+        return np.fromiter(map(hash, joined), dtype=np.int64, count=len(self))
 
     def owners(self) -> np.ndarray:
         """(N,) int64: how many tasks have a target in each row."""

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,6 +122,7 @@ class ManifestSource(Source):
         for split, manifest in published.items():
             check_split(split)
             self._check(manifest, split)
+        self._check_overlap(published)
         return published
 
     @cached_property
@@ -140,6 +142,17 @@ class ManifestSource(Source):
         wanted = {"val": self.val_fraction, "test": self.test_fraction}
         cut = {split: part for split, part in wanted.items() if split not in self._published and part is not None}
         return {"train": 1 - sum(cut.values()), **cut} if cut else {}
+
+    def _check_overlap(self, published: Mapping[Split, Manifest]) -> None:
+        """A test on images that were trained on says nothing."""
+        hashes = {split: manifest.hashes() for split, manifest in published.items()} if len(published) > 1 else {}
+        for one, other in combinations(hashes, 2):
+            common = np.flatnonzero(np.isin(hashes[other], hashes[one]))
+            if len(common):
+                raise DataError(
+                    f"{self.name}: the splits {one} and {other} share {len(common)} images, first "
+                    f"{published[other].path(int(common[0]))}; leave them out of one of the two"
+                )
 
     def _check(self, manifest: Manifest, split: str) -> None:
         unknown = sorted(set(manifest.targets) - {task.name for task in self._tasks})
