@@ -10,17 +10,12 @@ import numpy as np
 from mola_lightning.core import DataError, Regime, Task
 from mola_lightning.core.errors import one_of, require
 from mola_lightning.data.base import SPLITS, Split
-from mola_lightning.data.listing import folded, read_list, scan_classes, subfolders
+from mola_lightning.data.listing import folded, read_list, scan_classes, split_folders, subfolders
 from mola_lightning.data.manifest import Manifest
 from mola_lightning.data.manifest_source import ManifestSource
 from mola_lightning.data.string_table import StringTable
 from mola_lightning.data.transforms import ImageTransforms
 
-SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "val": ("val", "validation", "crossval", "valid"),
-    "test": ("test", "testing"),
-}
 Rows = tuple[StringTable, np.ndarray]  # paths, labels (n,) int64
 
 
@@ -92,13 +87,7 @@ class DomainSource(ManifestSource):
         for domain in self.domains:
             for split, rows in read(domain).items():
                 found.setdefault(split, {})[domain.name] = rows
-        for split, items in found.items():
-            if missing := [domain.name for domain in self.domains if domain.name not in items]:
-                raise DataError(
-                    f"{self.name}: {', '.join(items)} come with a {split} split, {', '.join(missing)} without. All "
-                    "domains must have the same splits: add the missing one, or put the images of all splits together, "
-                    "and one is cut."
-                )
+        same_splits(self.name, found, [domain.name for domain in self.domains])
         return {split: Manifest.of_domains(found[split], self.root) for split in SPLITS if split in found}
 
     def _has_lists(self) -> bool:
@@ -121,17 +110,8 @@ class DomainSource(ManifestSource):
     def _folders(self, domain: Domain) -> dict[Split, Rows]:
         assert self.root is not None
         folder = domain_folder(self.root, domain, self.name)
-        inside = subfolders(folder)
-        parts = {split: [name for name in inside if folded(name) in names] for split, names in SPLIT_FOLDERS.items()}
-        if not parts["train"]:
-            return {"train": self._scan(folder)}
-        found: dict[Split, Rows] = {}
-        for split, names in parts.items():
-            if len(names) > 1:
-                raise DataError(f"{folder} holds {' and '.join(names)}, which both mean {split}: keep one")
-            if names:
-                found[split] = self._scan(folder / names[0])
-        return found
+        parts = split_folders(folder) or {"train": folder}
+        return {split: self._scan(place) for split, place in parts.items()}
 
     def _scan(self, folder: Path) -> Rows:
         assert self.root is not None
@@ -144,9 +124,7 @@ class DomainSource(ManifestSource):
         names: dict[str, str] = {}
         for domain in self.domains:
             folder = domain_folder(self.root, domain, self.name)
-            inside = subfolders(folder)
-            splits = [name for name in inside if any(folded(name) in known for known in SPLIT_FOLDERS.values())]
-            for part in [folder / name for name in splits] or [folder]:
+            for part in (split_folders(folder) or {"train": folder}).values():
                 names |= {folded(name): name for name in subfolders(part)}
         if len(names) != self.num_classes:
             raise DataError(
@@ -174,6 +152,16 @@ def domain_folder(root: Path, domain: Domain, source: str) -> Path:
             f"{', '.join((domain.name, *domain.aliases))}. The folders there: {', '.join(inside[:10]) or 'none'}."
         )
     return root / found[0]
+
+
+def same_splits(source: str, found: Mapping[Split, Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Raise :class:`DataError` when a split is published for some of the tasks ``names`` only."""
+    for split, items in found.items():
+        if missing := [name for name in names if name not in items]:
+            raise DataError(
+                f"{source}: {', '.join(items)} come with a {split} split, {', '.join(missing)} without. All must have "
+                "the same splits: add the missing one, or put the images of all splits together, and one is cut."
+            )
 
 
 def local_labels(labels: np.ndarray, count: int, first: int, path: Path, paths: StringTable) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from mola_lightning.core import DataError
+from mola_lightning.data.base import SPLITS, Split
 from mola_lightning.data.string_table import StringTable
 
 
@@ -62,6 +63,27 @@ def subfolders(folder: str | Path) -> list[str]:
     """
     with _folder(Path(folder)) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def split_folders(folder: str | Path) -> dict[Split, Path]:
+    """The folders of the splits in ``folder``, by whatever name; empty unless there is one for training.
+
+    Raises:
+        DataError: when two folders mean the same split.
+    """
+    found: dict[Split, list[str]] = {split: [] for split in SPLITS}
+    for name in subfolders(folder):
+        if (split := split_of(name)) is not None:
+            found[split].append(name)
+    for split, names in found.items():
+        if len(names) > 1:
+            raise DataError(f"{folder} holds {' and '.join(names)}, which both mean {split}: keep one")
+    return {split: Path(folder) / names[0] for split, names in found.items() if names} if found["train"] else {}
+
+
+def split_of(name: str) -> Split | None:
+    """The split that a folder or a table means by ``name``."""
+    return next((split for split, names in _SPLIT_NAMES.items() if folded(name) in names), None)
 
 
 def scan_classes(
@@ -124,6 +146,11 @@ def image_endings() -> set[str]:
     return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN} - _NO_IMAGES
 
 
+_SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "crossval", "dev"),
+    "test": ("test", "testing"),
+}
 _NO_IMAGES = {".pdf", ".ps", ".eps", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr", ".fit", ".fits"}
 
 
