@@ -3,15 +3,20 @@
 from mola_lightning.data.base import Source, Split, TaskDataset
 from mola_lightning.data.composition import OneTaskPerBatch, QuotaSampler
 from mola_lightning.data.datamodule import MultiTaskDataModule
+from mola_lightning.data.dense import DenseDataset, depth_task, normals_task, segmentation_task
+from mola_lightning.data.dense_transforms import DenseTransforms
 from mola_lightning.data.digits import Digits
 from mola_lightning.data.domainnet import DomainNet
 from mola_lightning.data.glyphs import Glyphs
+from mola_lightning.data.image_folders import ImageFolders
 from mola_lightning.data.images import ManifestDataset
 from mola_lightning.data.kinds import make_task, with_balanced_classes, with_class_weights
 from mola_lightning.data.loaders import RankShare, ResumableLoader
 from mola_lightning.data.manifest import Manifest
 from mola_lightning.data.manifest_source import ManifestSource
+from mola_lightning.data.medmnist import MedMNIST
 from mola_lightning.data.memory import InMemoryDataset
+from mola_lightning.data.nyuv2 import NYUv2
 from mola_lightning.data.office_home import OfficeHome
 from mola_lightning.data.pacs import PACS
 from mola_lightning.data.radimagenet import RadImageNet
@@ -28,16 +33,21 @@ from mola_lightning.data.vlcs import VLCS
 
 __all__ = [
     "BalancedSampler",
+    "DenseDataset",
+    "DenseTransforms",
     "Digits",
     "DomainNet",
     "EpochSampler",
     "Glyphs",
+    "ImageFolders",
     "ImageTransforms",
     "InMemoryDataset",
     "Manifest",
     "ManifestDataset",
     "ManifestSource",
+    "MedMNIST",
     "MultiTaskDataModule",
+    "NYUv2",
     "Normalize",
     "OfficeHome",
     "OneTaskPerBatch",
@@ -55,7 +65,10 @@ __all__ = [
     "TemperatureSampler",
     "TensorSource",
     "VLCS",
+    "depth_task",
     "make_task",
+    "normals_task",
+    "segmentation_task",
     "with_balanced_classes",
     "with_class_weights",
 ]

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,12 +13,18 @@ from mola_lightning.core import ConfigError, DataError, Sample, Task
 from mola_lightning.core.errors import one_of, require
 from mola_lightning.data.base import Key, TaskDataset
 from mola_lightning.data.decode import REASONS, ImageError, read_image
-from mola_lightning.data.image_cache import ImageCache
 from mola_lightning.data.manifest import Manifest
 from mola_lightning.data.seeded import generators_restored
 from mola_lightning.data.transforms import ImageTransforms
 
 log = logging.getLogger(__name__)
+
+
+class Images(Protocol):
+    """Where decoded images come from."""
+
+    def read(self, row: int) -> Tensor:
+        """(C, H, W) uint8 of the manifest's row; an :class:`ImageError` where there is none."""
 
 
 class ManifestDataset(TaskDataset):
@@ -29,7 +36,8 @@ class ManifestDataset(TaskDataset):
         transforms: for all images, or task name -> transforms where each image has one task; all give one shape.
         training: whether rows that are asked for with their epoch are augmented.
         on_bad_image: ``error``, or ``skip``: leave a row whose image cannot be read out of its batch; see :meth:`bad`.
-        cache: the decoded images of the manifest's rows; None: files are read each time.
+        cache: gives the decoded images of the manifest's rows, such as an :class:`ImageCache`; None: files are read
+            each time.
 
     Raises:
         ConfigError: for transforms that do not fit the tasks or one another.
@@ -43,7 +51,7 @@ class ManifestDataset(TaskDataset):
         transforms: ImageTransforms | Mapping[str, ImageTransforms],
         training: bool = False,
         on_bad_image: str = "error",
-        cache: ImageCache | None = None,
+        cache: Images | None = None,
     ) -> None:
         one_of("on_bad_image", on_bad_image, ("error", "skip"))
         self.tasks, self.manifest, self.training, self.cache = tuple(tasks), manifest, training, cache

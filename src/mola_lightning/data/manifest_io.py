@@ -11,7 +11,7 @@ from mola_lightning.core import DataError
 
 
 def read_table(
-    path: str | Path, columns: Sequence[str], separator: str | None = None, chunk_rows: int = 100_000
+    path: str | Path, columns: Sequence[str], separator: str | None = None, chunk_rows: int = 10_000
 ) -> Iterator[pd.DataFrame]:
     """The columns of a CSV file, a part of its rows at a time.
 

@@ -23,6 +23,7 @@ from mola_lightning.data.splits import stratified_split
 from mola_lightning.data.transforms import ImageTransforms
 
 _BINS = 10  # of the numbers of a regression, when a split is cut
+_LEAST = 10  # rows of a bin: each is in all splits, which would distort the fractions of small ones
 
 
 class _Part(NamedTuple):
@@ -254,7 +255,8 @@ def check_values(task: Task, manifest: Manifest, where: str) -> None:
 def _strata(manifest: Manifest, tasks: Sequence[Task]) -> np.ndarray:
     """(N,) int64, what a cut keeps in proportion: the first task of a row and its class there.
 
-    For several labels the rarest one that the row has counts as its class, for numbers the tenth that they lie in.
+    For several labels the rarest one that the row has counts as its class, for numbers the tenth that they lie in, or
+    a larger part where rows are few.
     """
     strata, offset = np.full(len(manifest), -1), 0
     for task in tasks:
@@ -266,7 +268,8 @@ def _strata(manifest: Manifest, tasks: Sequence[Task]) -> np.ndarray:
             classes = np.where(values.any(axis=1), rarity.argmin(axis=1), values.shape[1])
         else:
             first = values.reshape(len(values), -1)[:, 0]
-            classes = np.searchsorted(np.quantile(first, np.linspace(0, 1, _BINS + 1)[1:-1]), first)
+            bins = max(1, min(_BINS, len(first) // _LEAST))
+            classes = np.searchsorted(np.quantile(first, np.linspace(0, 1, bins + 1)[1:-1]), first)
         free = strata[rows] < 0
         strata[rows[free]] = classes[free] + offset
         offset += int(classes.max()) + 1

@@ -6,7 +6,7 @@ from itertools import islice
 
 import numpy as np
 
-_CHUNK = 65536  # strings that exist as Python objects at a time
+_CHUNK = 16384  # strings that exist as Python objects at a time
 
 
 class StringTable(Sequence[str]):
@@ -19,14 +19,14 @@ class StringTable(Sequence[str]):
     """
 
     def __init__(self, strings: Iterable[str] = ()) -> None:
-        texts, lengths, source = [], [], iter(strings)
+        text, lengths, source = bytearray(), [np.empty(0, dtype=np.int32)], iter(strings)
         while chunk := list(islice(source, _CHUNK)):
             # File names need not be valid UTF-8; escaped like this they come back as the bytes that they are.
             encoded = [string.encode("utf-8", "surrogateescape") for string in chunk]
-            texts.append(np.frombuffer(b"".join(encoded), dtype=np.uint8))
+            text += b"".join(encoded)  # grows in place: the parts and their whole together would be twice the memory
             lengths.append(np.fromiter(map(len, encoded), dtype=np.int32, count=len(encoded)))
-        self._text = np.concatenate([*texts, np.empty(0, dtype=np.uint8)])
-        self._lengths = np.concatenate([*lengths, np.empty(0, dtype=np.int32)])
+        self._text = np.frombuffer(text, dtype=np.uint8)
+        self._lengths = np.concatenate(lengths)
         self._starts = np.zeros(len(self._lengths), dtype=np.int64)
         np.cumsum(self._lengths[:-1], out=self._starts[1:])
 
