@@ -5,5 +5,6 @@ from mola_lightning.core import lean_timm  # noqa: F401 - before whatever import
 # isort: split
 from mola_lightning.backbones.stages import Stages, split
 from mola_lightning.backbones.timm import create_backbone, create_small_resnet
+from mola_lightning.backbones.torchvision import create_torchvision_backbone
 
-__all__ = ["Stages", "create_backbone", "create_small_resnet", "split"]
+__all__ = ["Stages", "create_backbone", "create_small_resnet", "create_torchvision_backbone", "split"]
