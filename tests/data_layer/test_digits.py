@@ -8,7 +8,7 @@ from mola_lightning.core import ConfigError, Regime
 from mola_lightning.data import Digits
 from mola_lightning.data.base import SPLITS
 from mola_lightning.data.digit_sources import DOMAINS, class_rounds, grid_regions
-from mola_lightning.data.glyphs import digit_fonts, has_digits
+from mola_lightning.data.fonts import digit_fonts, has_digits
 
 SMALL = {"mnist": 40, "optdigits": 60, "printed": 30, "photo": 50}
 

