@@ -52,18 +52,29 @@ def _parts(
     path: Path, separator: str, header: list[str], columns: list[str], chunk_rows: int
 ) -> Iterator[pd.DataFrame]:
     places = [header.index(column) for column in columns]
-    rows = islice(_rows(path, separator), 1, None)
-    while chunk := list(islice(rows, chunk_rows)):
-        numbers, cells = [], []
-        for number, row in chunk:
-            if len(row) < len(header) or any(row[len(header) :]):
-                raise DataError(
-                    f"row {number} of {path} has {len(row)} cells, but there are {len(header)} columns; "
-                    f"put a cell that holds {separator!r} in quotes"
-                )
-            numbers.append(number)
-            cells.append([row[place] for place in places])
-        yield pd.DataFrame(cells, index=numbers, columns=columns, dtype=str)
+    # Column by column: a list of rows, kept, has the garbage collector look at all objects again and again.
+    numbers: list[int] = []
+    cells: list[list[str]] = [[] for _ in columns]
+
+    def part() -> pd.DataFrame:
+        made = pd.DataFrame(dict(zip(columns, cells, strict=True)), index=list(numbers), dtype=str)
+        for kept in (numbers, *cells):
+            kept.clear()
+        return made
+
+    for number, row in islice(_rows(path, separator), 1, None):
+        if len(row) < len(header) or any(row[len(header) :]):
+            raise DataError(
+                f"row {number} of {path} has {len(row)} cells, but there are {len(header)} columns; "
+                f"put a cell that holds {separator!r} in quotes"
+            )
+        numbers.append(number)
+        for column, place in zip(cells, places, strict=True):
+            column.append(row[place])
+        if len(numbers) == chunk_rows:
+            yield part()
+    if numbers:
+        yield part()
 
 
 def _rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:

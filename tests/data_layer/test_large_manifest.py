@@ -1,0 +1,56 @@
+"""A table of a million images: what it costs before the first batch."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROWS = 1_000_000
+CODE = """
+import json, resource, sys, time
+import torch
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MB
+
+before = peak()
+from mola_lightning.data import ImageFolders, ImageTransforms, MultiTaskDataModule
+
+started = time.process_time()
+source = ImageFolders(sys.argv[1], {"a": {"table": "large.csv"}}, ImageTransforms(16))
+data = MultiTaskDataModule(source, batch_size=32)
+data.setup("fit")
+batch = next(iter(data.train_dataloader()))
+seconds = time.process_time() - started
+print(json.dumps({"rows": len(source.dataset("train")), "batch": len(batch), "mb": peak() - before, "s": seconds}))
+"""
+
+
+@pytest.fixture(scope="session")
+def files(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    """The script that writes photographs."""
+    return load_script("own_files")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
+def test_a_million_rows(tmp_path: Path, files: ModuleType) -> None:
+    """Below 500 MB over an interpreter with torch, our own imports included, and 10 s of processor time."""
+    names = [f"images/photograph {n:08d}.jpg" for n in range(20)]
+    for n, name in enumerate(names):
+        files.write_photo(tmp_path / name, n, n)
+    with open(tmp_path / "large.csv", "w") as table:
+        table.write("image,label\n")
+        table.writelines(f"{names[n % 20]},class {n % 7}\n" for n in range(ROWS))
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(tmp_path)], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["rows"], found["batch"]) == (0.9 * ROWS, 32)
+    assert found["mb"] < 500
+    assert found["s"] < 10
