@@ -1,6 +1,6 @@
 """Heterogeneous data: benchmarks, samplers over their tasks, and one data module for all of them."""
 
-from mola_lightning.data.base import Source, Split, TaskDataset
+from mola_lightning.data.base import SPLITS, Source, Split, TaskDataset
 from mola_lightning.data.composition import OneTaskPerBatch, QuotaSampler
 from mola_lightning.data.datamodule import MultiTaskDataModule
 from mola_lightning.data.dense import DenseDataset, depth_task, normals_task, segmentation_task
@@ -20,6 +20,7 @@ from mola_lightning.data.nyuv2 import NYUv2
 from mola_lightning.data.office_home import OfficeHome
 from mola_lightning.data.pacs import PACS
 from mola_lightning.data.radimagenet import RadImageNet
+from mola_lightning.data.rooms import Rooms
 from mola_lightning.data.samplers import (
     BalancedSampler,
     EpochSampler,
@@ -58,6 +59,8 @@ __all__ = [
     "RandomShift",
     "RankShare",
     "ResumableLoader",
+    "Rooms",
+    "SPLITS",
     "Source",
     "Split",
     "SqrtSampler",

@@ -58,8 +58,9 @@ def _parts(
 
     def part() -> pd.DataFrame:
         made = pd.DataFrame(dict(zip(columns, cells, strict=True)), index=list(numbers), dtype=str)
-        for kept in (numbers, *cells):
-            kept.clear()
+        numbers.clear()
+        for column in cells:
+            column.clear()
         return made
 
     for number, row in islice(_rows(path, separator), 1, None):

@@ -1,0 +1,120 @@
+"""``mola-data``: what it says of data sets that are there, broken, missing or unknown."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mola_lightning.cli.data import main
+
+Command = Callable[..., Any]
+SMALL = ("num_train=24", "image_size=14")
+
+
+@pytest.fixture(scope="module")
+def files() -> ModuleType:
+    path = Path(__file__).parents[1] / "data" / "own_files.py"
+    spec = importlib.util.spec_from_file_location("own_files", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def own(tmp_path: Path, files: ModuleType) -> tuple[Path, Path]:
+    """A folder of two domains, and a folder of configs that names them ``photos``."""
+    root, conf = tmp_path / "my photos", tmp_path / "conf"
+    for name in ("phone", "camera"):
+        files.write_folder(root / name, ["bad", "good"], 10)
+    (conf / "data").mkdir(parents=True)
+    (conf / "data" / "photos.yaml").write_text(
+        "# Photographs of mine.\n_target_: mola_lightning.data.MultiTaskDataModule\nsource:\n"
+        f"  _target_: mola_lightning.data.ImageFolders\n  root: {root}\n"
+        "  entries: {phone: {folder: phone}, camera: {folder: camera}}\n  transforms: ${transform}\n"
+        "  test_fraction: 0.2\n  val_fraction: 0.2\n"
+    )
+    return root, conf
+
+
+def test_list(command: Command, own: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    outcome = command(main, "--config-dir", str(own[1]), "list")
+    assert outcome.code == 0
+    for words in (
+        "digits",
+        "made here",
+        "vlcs",
+        "not in data/vlcs",
+        "photos",
+        "Photographs of mine.",
+        "2: phone, camera",
+    ):
+        assert words in outcome.out
+
+
+def test_describe(command: Command, own: tuple[Path, Path], tmp_path: Path) -> None:
+    outcome = command(main, "describe", "digits", *SMALL, "output=sheet.png")
+    assert outcome.code == 0, outcome.err
+    assert "(3, 14, 14)" in outcome.out
+    (sheet,) = tmp_path.rglob("sheet.png")
+    pixels = np.asarray(Image.open(sheet))
+    assert pixels.std() > 20
+    photos = command(main, "--config-dir", str(own[1]), "describe", "photos", "transform.size=16", "figure=false")
+    assert photos.code == 0, photos.err
+    assert "regime: domains" in photos.out
+    assert "train 60%, val 20%, test 20% (seed 0)" in photos.out
+    assert not list(tmp_path.rglob("photos.png"))
+    command(main, "--config-dir", str(own[1]), "describe", "photos", "transform.size=16")
+    assert list(tmp_path.rglob("photos.png"))
+
+
+def test_verify(command: Command, own: tuple[Path, Path], tmp_path: Path) -> None:
+    root, conf = own
+    call = ("--config-dir", str(conf), "verify", "photos")
+    sound = command(main, *call)
+    assert sound.code == 0, sound.err
+    assert "40 files, 0 of them not sound" in sound.out
+    broken = root / "phone" / "good" / "3.jpg"
+    broken.write_bytes(broken.read_bytes()[:100])
+    outcome = command(main, *call, "output=bad.csv")
+    assert outcome.code == 1
+    assert f"{broken}: truncated" in outcome.out
+    assert "40 files, 1 of them not sound" in outcome.out
+    (table,) = tmp_path.rglob("bad.csv")
+    assert table.read_text().splitlines() == ['"file","problem"', f'"{broken}","truncated"']
+    made = command(main, "verify", "digits", *SMALL)
+    assert made.code == 0
+    assert "digits is made here" in made.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["describe", "digit"], "there is no data set 'digit'; did you mean 'digits'?"),
+        (["describe", "nothing"], "there is no data set 'nothing'; there are digits, domainnet"),
+        (["describe", "digits", "rots=3"], "the data set 'digits' has no option 'rots'; it has domains, num_train"),
+        (["describe", "digits", "rots"], "expected key=value after the name of the data set, got 'rots'"),
+        (["describe", "digits", "data.source.rots=3"], "this config has no key 'data.source.rots'"),
+        (["describe", "vlcs", "root=nowhere"], "vlcs: there is no folder nowhere. VLCS circulates as an archive"),
+        (["verify", "nyuv2"], "nyuv2: there is no folder data/nyuv2. Get the NYUv2 archive"),
+        (["download", "pacs"], "pacs cannot be fetched by a program. Get the PACS images"),
+        (["--config-dir", "nowhere", "list"], "--config-dir: there is no folder nowhere"),
+    ],
+)
+def test_what_a_user_can_mend_is_said(command: Command, arguments: list[str], message: str) -> None:
+    outcome = command(main, *arguments)
+    assert outcome.code == 1
+    assert message in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_wrong_usage(command: Command) -> None:
+    assert command(main).code == 2
+    assert command(main, "describe").code == 2
