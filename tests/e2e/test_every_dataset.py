@@ -97,13 +97,23 @@ OTHERS: dict[str, Callable[[Path], None]] = {"pacs": pacs, "domainnet": domainne
 SIZES = {"nyuv2": ("data.source.size=[12,16]", "head.width=4", "data.batch_size=3")}
 
 
+# made without files: -> a small part of them
+MADE = {
+    "glyphs": ("data.source.tasks=[orientation,texture]", "data.source.num_train=52", "data.source.image_size=12", "data.eval_batch_size=1000"),
+    "rooms": (
+        "data.source.num_train=12", "data.source.num_val=4", "data.source.num_test=4", "data.source.image_size=16",
+        "head.width=4",
+    ),
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """``roots("vlcs")``: the folder that holds ``vlcs``, written once."""
     folder = tmp_path_factory.mktemp("data")
 
     def root(name: str) -> Path:
-        if not (folder / name).exists():
+        if name not in MADE and not (folder / name).exists():
             (PAPER | OTHERS)[name](folder / name)
         return folder
 
@@ -166,3 +176,15 @@ def test_other_benchmarks(name: str, method: str, tmp_path: Path, roots: Callabl
     more = ("data.source.test_fraction=0.2",) if name == "image_folders" else ()
     summary = run(tmp_path, roots(name), *own, *SMALL_NET, *router, *more)
     check(summary, tmp_path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", MADE)
+def test_benchmarks_without_files(name: str, method: str, tmp_path: Path, roots: Callable[[str], Path]) -> None:
+    net = ("backbone.widths=[4,6]", "backbone.blocks=[1,1]")
+    router = (*TINY_ROUTER, "router.input_size=null") if method == "mola_router" else ()
+    summary = run(tmp_path, roots(name), f"experiment={name}/{method}", *MADE[name], *net, *router)
+    assert summary["method"] == method
+    for split in ("val", "test"):
+        for task in summary["tasks"]:
+            assert all(math.isfinite(value) for value in summary[split][task].values()), (split, task)

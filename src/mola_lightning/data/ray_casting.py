@@ -1,6 +1,7 @@
 """Ray casting of a room with spheres and boxes under one lamp: for each pixel its colour, class, depth and normal.
 
-Lengths are metres. World axes: x right, y up, z ahead, from the middle of the floor. Vectors are columns, (3, n).
+Lengths are metres. Axes are left-handed: x right, y up, z ahead; the world's start at the middle of the floor. Vectors
+are columns, (3, n).
 """
 
 from dataclasses import dataclass
