@@ -25,10 +25,7 @@ def test_shufflenet_has_the_adapters_of_the_paper() -> None:
     [
         (partial(create_torchvision_backbone, "shuflenet"), "torchvision has no classifier 'shuflenet'"),
         (partial(create_torchvision_backbone, "vgg11"), "vgg11 has no last layer 'fc'"),
-        (
-            partial(create_torchvision_backbone, "resnet18", in_channels=1),
-            "takes images of 3 channels, got in_channels=1",
-        ),
+        (partial(create_torchvision_backbone, "resnet18", in_channels=0), "in_channels must be an integer >= 1"),
     ],
 )
 def test_what_it_cannot_make(call: partial, message: str) -> None:

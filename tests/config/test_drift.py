@@ -31,11 +31,16 @@ UNSAID = {
 }
 # Options of the constructor that this network does not have.
 INAPPLICABLE = {"vit_tiny", "convnext_atto", "efficientnet_lite0"}
+FILES = ("vlcs", "office_home", "pacs", "domainnet", "medmnist", "radimagenet", "nyuv2", "image_folders")
 # A file that differs from the constructor's default because that is what the file is for.
 MEANT = {
     "adapter/factorised": {"kind"},
     "adapter/full": {"kind"},
     "data/digits": {"eval_batch_size"},
+    "data/glyphs": {"eval_batch_size", "num_train"},
+    "data/rooms": {"batch_size", "eval_batch_size"},
+    # what suits the images of these; names of domains are said, where the constructor's None means all
+    **{f"data/{name}": {"batch_size", "eval_batch_size", "num_workers", "domains"} for name in FILES},
     "transform/paper_domains": {"train", "eval", "mean", "std"},
     "transform/paper_medmnist": {"train", "eval"},
     "transform/paper_radimagenet": {"train", "eval", "mean", "std"},

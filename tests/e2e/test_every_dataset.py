@@ -99,7 +99,10 @@ SIZES = {"nyuv2": ("data.source.size=[12,16]", "head.width=4", "data.batch_size=
 
 # made without files: -> a small part of them
 MADE = {
-    "glyphs": ("data.source.tasks=[orientation,texture]", "data.source.num_train=52", "data.source.image_size=12", "data.eval_batch_size=1000"),
+    "glyphs": (
+        "data.source.tasks=[orientation,texture]", "data.source.num_train=52", "data.source.image_size=12",
+        "data.eval_batch_size=1000",
+    ),
     "rooms": (
         "data.source.num_train=12", "data.source.num_val=4", "data.source.num_test=4", "data.source.image_size=16",
         "head.width=4",

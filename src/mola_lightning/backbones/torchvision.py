@@ -8,6 +8,7 @@ from torchvision import models
 
 from mola_lightning.backbones.weights import load_weights
 from mola_lightning.core import ConfigError
+from mola_lightning.core.errors import positive_int
 
 
 def create_torchvision_backbone(
@@ -26,20 +27,19 @@ def create_torchvision_backbone(
     Args:
         name: of the model in torchvision.
         pretrained: download torchvision's newest weights, or take them from its cache.
-        in_channels: must be 3.
+        in_channels: C; for another number than 3 the first convolution is a fresh one, untrained.
         image_size: unused; every backbone takes it.
         checkpoint_path: a local file of weights, loaded strictly after everything else but the classifier.
         **options: anything else that the model's constructor takes.
 
     Raises:
-        ConfigError: for an unknown name, a network without ``fc``, other than 3 channels, or weights that are missing.
+        ConfigError: for an unknown name, a network without ``fc``, or weights that are missing.
     """
     if name not in models.list_models(module=models):
         raise ConfigError(
             f"torchvision has no classifier {name!r}; torchvision.models.list_models() names those that there are"
         )
-    if in_channels != 3:
-        raise ConfigError(f"torchvision's {name} takes images of 3 channels, got in_channels={in_channels}")
+    positive_int("in_channels", in_channels)
     try:
         net: Any = models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
     except OSError as error:
@@ -49,6 +49,16 @@ def create_torchvision_backbone(
     if not isinstance(getattr(net, "fc", None), nn.Linear):
         raise ConfigError(f"{name} has no last layer 'fc' to take off; choose another network, or one of timm")
     net.num_features, net.fc = net.fc.in_features, nn.Identity()
+    if in_channels != 3:
+        _replace_stem(net, in_channels)
     if checkpoint_path is not None:
         load_weights(net, checkpoint_path)
     return net
+
+
+def _replace_stem(net: nn.Module, in_channels: int) -> None:
+    name, old = next((name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
+    options = {key: getattr(old, key) for key in ("kernel_size", "stride", "padding", "dilation", "groups")}
+    stem = nn.Conv2d(in_channels, old.out_channels, bias=old.bias is not None, **options)
+    parent, _, leaf = name.rpartition(".")
+    setattr(net.get_submodule(parent), leaf, stem)
