@@ -1,11 +1,14 @@
 """What every test may rely on: one thread, fixed seeds, no network, a cache folder of its own."""
 
+import importlib.util
 import logging
 import os
 import random
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -32,6 +35,25 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the cache folder of the session."""
     config.stash[CACHE].cleanup()
+
+
+SCRIPTS = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def load_script() -> Callable[[str], ModuleType]:
+    """``load_script("image_files")``: a script of tests/data, which writes small files in true formats."""
+
+    def load(name: str) -> ModuleType:
+        path = SCRIPTS / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,3 @@
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -26,22 +25,6 @@ def digits(cache: Path) -> Digits:
 @pytest.fixture
 def data(digits: Digits) -> MultiTaskDataModule:
     return MultiTaskDataModule(digits, batch_size=16, seed=3)
-
-
-@pytest.fixture(scope="session")
-def load_script() -> Callable[[str], ModuleType]:
-    """``load_script("image_files")``: a script of tests/data, which writes small files in true formats."""
-
-    def load(name: str) -> ModuleType:
-        path = Path(__file__).parents[1] / "data" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
 
 
 @pytest.fixture(scope="session")

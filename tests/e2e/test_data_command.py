@@ -1,6 +1,5 @@
 """``mola-data``: what it says of data sets that are there, broken, missing or unknown."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -17,14 +16,9 @@ SMALL = ("num_train=24", "image_size=14")
 
 
 @pytest.fixture(scope="module")
-def files() -> ModuleType:
-    path = Path(__file__).parents[1] / "data" / "own_files.py"
-    spec = importlib.util.spec_from_file_location("own_files", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def files(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    """The script that writes a user's folders."""
+    return load_script("own_files")
 
 
 @pytest.fixture

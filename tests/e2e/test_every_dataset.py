@@ -2,7 +2,6 @@
 line, in the paper's settings where it has some.
 """
 
-import importlib.util
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -33,56 +32,49 @@ SMALL_NET = ("backbone=small_resnet", "backbone.widths=[4,6]", "backbone.blocks=
 TINY_ROUTER = ("router.widths=[4,6]", "router.blocks=1")
 
 
-def script(name: str) -> ModuleType:
-    path = Path(__file__).parents[1] / "data" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+Script = Callable[[str], ModuleType]
 
 
-def vlcs(root: Path) -> None:
+def vlcs(root: Path, script: Script) -> None:
     files = script("domain_files")
     for domain in ("PASCAL", "LABELME", "CALTECH", "SUN"):
         files.write_list(root, f"{domain}_train.txt", files.numbered(domain, range(5), 4))
         files.write_list(root, f"{domain}_crossval.txt", files.numbered(f"{domain}/kept", range(5), 1))
 
 
-def office_home(root: Path) -> None:
+def office_home(root: Path, script: Script) -> None:
     domains = ["Art", "Clipart", "Product", "Real World"]
     script("domain_files").write_folders(root, domains, ["Alarm_Clock", "TV", "Webcam"], 10)
 
 
-def medmnist(root: Path) -> None:
+def medmnist(root: Path, script: Script) -> None:
     script("medmnist_files").write_sets(root)
 
 
-def radimagenet(root: Path) -> None:
+def radimagenet(root: Path, script: Script) -> None:
     files = script("domain_files")
     train = {f"{n}/{label}.png": label for label in range(0, 165, 2) for n in range(3)}
     files.write_list(root, "rad_train_shuffled.txt", train)
     files.write_list(root, "rad_test.txt", {f"kept/{label}.png": label for label in range(0, 165, 2)})
 
 
-def nyuv2(root: Path) -> None:
+def nyuv2(root: Path, script: Script) -> None:
     script("nyuv2_files").write_nyuv2(root, train=12, test=3)
 
 
-def pacs(root: Path) -> None:
+def pacs(root: Path, script: Script) -> None:
     domains = ["art_painting", "cartoon", "photo", "sketch"]
     script("domain_files").write_folders(root, domains, ["dog", "house", "person"], 10)
 
 
-def domainnet(root: Path) -> None:
+def domainnet(root: Path, script: Script) -> None:
     files = script("domain_files")
     for domain in ("clipart", "infograph", "painting", "quickdraw", "real", "sketch"):
         files.write_list(root, f"{domain}_train.txt", files.numbered(domain, (0, 200, 344), 4))
         files.write_list(root, f"{domain}_test.txt", files.numbered(f"{domain}/kept", (0, 200, 344), 1))
 
 
-def image_folders(root: Path) -> None:
+def image_folders(root: Path, script: Script) -> None:
     files = script("own_files")
     files.write_folder(root / "phone", ["bad", "good"], 10)
     rows = [{"file": f"shots/{n}.jpg", "kind": ("bad", "good")[n % 2]} for n in range(20)]
@@ -90,10 +82,14 @@ def image_folders(root: Path) -> None:
 
 
 # benchmark -> the script that writes it; those with experiments of the paper first
-PAPER: dict[str, Callable[[Path], None]] = {
+PAPER: dict[str, Callable[[Path, Script], None]] = {
     "vlcs": vlcs, "office_home": office_home, "medmnist": medmnist, "radimagenet": radimagenet, "nyuv2": nyuv2,
 }  # fmt: skip
-OTHERS: dict[str, Callable[[Path], None]] = {"pacs": pacs, "domainnet": domainnet, "image_folders": image_folders}
+OTHERS: dict[str, Callable[[Path, Script], None]] = {
+    "pacs": pacs,
+    "domainnet": domainnet,
+    "image_folders": image_folders,
+}
 SIZES = {"nyuv2": ("data.source.size=[12,16]", "head.width=4", "data.batch_size=3")}
 
 
@@ -111,13 +107,13 @@ MADE = {
 
 
 @pytest.fixture(scope="module")
-def roots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def roots(tmp_path_factory: pytest.TempPathFactory, load_script: Script) -> Callable[[str], Path]:
     """``roots("vlcs")``: the folder that holds ``vlcs``, written once."""
     folder = tmp_path_factory.mktemp("data")
 
     def root(name: str) -> Path:
         if name not in MADE and not (folder / name).exists():
-            (PAPER | OTHERS)[name](folder / name)
+            (PAPER | OTHERS)[name](folder / name, load_script)
         return folder
 
     return root
