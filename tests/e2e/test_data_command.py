@@ -1,5 +1,6 @@
 """``mola-data``: what it says of data sets that are there, broken, missing or unknown."""
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -37,8 +38,9 @@ def own(tmp_path: Path, files: ModuleType) -> tuple[Path, Path]:
     return root, conf
 
 
-def test_list(command: Command, own: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+def test_list(command: Command, own: tuple[Path, Path]) -> None:
+    (own[1] / "data" / "broken.yaml").write_text("# Half a [/file].\na: [\n")
+    (own[1] / "data" / "digits.yaml").write_text("# Not what data=digits takes.\n")
     outcome = command(main, "--config-dir", str(own[1]), "list")
     assert outcome.code == 0
     for words in (
@@ -49,8 +51,10 @@ def test_list(command: Command, own: tuple[Path, Path], monkeypatch: pytest.Monk
         "photos",
         "Photographs of mine.",
         "2: phone, camera",
+        "Half a [/file]. (a config is not valid YAML",
     ):
         assert words in outcome.out
+    assert "Not what" not in outcome.out
 
 
 def test_describe(command: Command, own: tuple[Path, Path], tmp_path: Path) -> None:
@@ -82,10 +86,68 @@ def test_verify(command: Command, own: tuple[Path, Path], tmp_path: Path) -> Non
     assert f"{broken}: truncated" in outcome.out
     assert "40 files, 1 of them not sound" in outcome.out
     (table,) = tmp_path.rglob("bad.csv")
-    assert table.read_text().splitlines() == ['"file","problem"', f'"{broken}","truncated"']
+    with open(table, newline="") as lines:
+        assert list(csv.reader(lines)) == [["file", "problem"], [str(broken), "truncated"]]
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert "phone" in sound.out
+    assert "│ 12    │ 4   │ 4    │" in sound.out
     made = command(main, "verify", "digits", *SMALL)
     assert made.code == 0
     assert "digits is made here" in made.out
+
+
+def test_verify_looks_at_files_and_not_at_a_cache(command: Command, own: tuple[Path, Path], tmp_path: Path) -> None:
+    root, conf = own
+    (root / "phone" / "good" / "3.jpg").write_bytes(b"x")
+    config = conf / "data" / "photos.yaml"
+    config.write_text(f"{config.read_text()}  cache: disk\n  cache_root: {tmp_path / 'cache'}\n")
+    outcome = command(main, "--config-dir", str(conf), "verify", "photos")
+    assert outcome.code == 1
+    assert "3.jpg: not an image" in outcome.out
+    assert not (tmp_path / "cache").exists()
+
+
+def test_many_bad_files_are_counted_and_all_in_the_table(command: Command, own: tuple[Path, Path]) -> None:
+    for path in (own[0] / "phone").rglob("*.jpg"):
+        path.write_bytes(b'"')
+    for path in (own[0] / "camera" / "bad").rglob("*.jpg"):
+        path.unlink()
+        path.symlink_to(own[0] / "nowhere")
+    call = ("verify", "photos", "--config-dir", str(own[1]))
+    outcome = command(main, *call)
+    assert outcome.code == 1
+    assert outcome.out.count("not an image") + outcome.out.count("missing") == 20
+    assert "... and 10 more; output=bad.csv writes all to a file" in outcome.out
+    outcome = command(main, *call, "output=all.csv")
+    assert "... and 10 more; all are in all.csv" in outcome.out
+    assert len(Path("all.csv").read_text().splitlines()) == 31
+
+
+def test_verify_names_classes_that_a_split_lacks(command: Command, own: tuple[Path, Path], files: ModuleType) -> None:
+    root, conf = own
+    for split, classes in (("train", ["bad", "good"]), ("val", ["bad"]), ("test", ["bad", "good"])):
+        files.write_folder(root / "split" / split, classes, 2)
+    config = conf / "data" / "photos.yaml"
+    whole = "{phone: {folder: phone}, camera: {folder: camera}}"
+    config.write_text(config.read_text().replace(whole, "{phone: {folder: split}}"))
+    outcome = command(main, "verify", "photos", "--config-dir", str(conf))
+    assert outcome.code == 0
+    assert "task 'phone': no val image of good" in outcome.out
+    assert "train image" not in outcome.out
+
+
+def test_a_path_is_taken_as_it_is_typed(command: Command, own: tuple[Path, Path]) -> None:
+    root, conf = own
+    odd = root.rename(root.parent / "mine, (2024) [it's]")
+    outcome = command(main, "verify", "photos", f"root={odd}", "--config-dir", str(conf))
+    assert outcome.code == 0, outcome.err
+    assert "40 files, 0 of them" in outcome.out
+
+
+def test_what_is_made_here_needs_no_download(command: Command) -> None:
+    outcome = command(main, "download", "digits")
+    assert outcome.code == 0
+    assert "nothing to fetch" in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -99,6 +161,7 @@ def test_verify(command: Command, own: tuple[Path, Path], tmp_path: Path) -> Non
         (["describe", "vlcs", "root=nowhere"], "vlcs: there is no folder nowhere. VLCS circulates as an archive"),
         (["verify", "nyuv2"], "nyuv2: there is no folder data/nyuv2. Get the NYUv2 archive"),
         (["download", "pacs"], "pacs cannot be fetched by a program. Get the PACS images"),
+        (["describe", "digits", *SMALL, "figure=perhaps"], "figure must be one of 'true', 'false', got 'perhaps'"),
         (["--config-dir", "nowhere", "list"], "--config-dir: there is no folder nowhere"),
     ],
 )
@@ -110,5 +173,8 @@ def test_what_a_user_can_mend_is_said(command: Command, arguments: list[str], me
 
 
 def test_wrong_usage(command: Command) -> None:
-    assert command(main).code == 2
+    outcome = command(main)
+    assert outcome.code == 2
+    assert "mola-data verify vlcs root=photos/VLCS" in outcome.err
+    assert command(main, "descibe", "digits").code == 2
     assert command(main, "describe").code == 2

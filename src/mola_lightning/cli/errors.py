@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
+from yaml import YAMLError
 
 from mola_lightning.cli.hints import similar_keys, similar_options
 from mola_lightning.core import MolaError
@@ -70,6 +71,8 @@ def explain(error: BaseException) -> str | None:
                 *(text for text in because if text not in str(error)),
             ]
         )
+    if isinstance(error, YAMLError):
+        return f"a config is not valid YAML: {' '.join(str(error).split())}"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}. Choose another folder with paths.runs=... or paths.cache=..."
     return None

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mola_lightning.core import ConfigError, DataError, Regime, Sample, Task
+from mola_lightning.data.transforms import Normalize
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -57,6 +58,10 @@ class TaskDataset(Dataset[Sample], ABC):
             return {task.name: len(self) for task in self.tasks}
         counts = np.bincount(ids, minlength=len(self.tasks))
         return {task.name: int(count) for task, count in zip(self.tasks, counts, strict=True)}
+
+    def normalizer(self, row: int) -> Normalize | None:
+        """What the image of a row was normalised by, so that it can be shown as it was; None where that is unknown."""
+        return None
 
     def bad(self) -> list[tuple[str, str]]:
         """(path, reason) of the images that could not be read and were left out so far, by any worker."""

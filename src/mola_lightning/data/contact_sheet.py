@@ -1,6 +1,7 @@
 """A look at the data: the first images of each task, side by side, or the first images above their targets."""
 
 import colorsys
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,14 +13,17 @@ from mola_lightning.core.errors import positive_int
 from mola_lightning.data.base import TaskDataset
 from mola_lightning.data.dense import DenseDataset
 from mola_lightning.data.dense_transforms import target_kind
-from mola_lightning.data.memory import InMemoryDataset
+
+CHANNELS = (1, 3)  # of images that can be shown
+UNREADABLE = 0.8  # grey of the tile of an image that cannot be read
+LOOKED_AT = 100  # rows per image wanted, to find rows of a task where rows have several
 
 
 def draw_contact_sheet(dataset: TaskDataset, per_task: int = 16, scale: int = 2) -> Image.Image:
     """The first images of each task as the model sees them at evaluation: a row a task, with its name.
 
-    Images that are kept as uint8 are shown as they are; others come normalised, and are spread from black to white,
-    each image by itself.
+    Images are shown as they were before they were normalised, where the dataset tells how (``normalizer``) and that
+    gives numbers in 0..1; others are spread from black to white, each by itself. One that cannot be read is grey.
 
     Args:
         dataset: a split with images of 1 or 3 channels.
@@ -27,27 +31,28 @@ def draw_contact_sheet(dataset: TaskDataset, per_task: int = 16, scale: int = 2)
         scale: screen pixels per image pixel.
 
     Raises:
-        DataError: when the images have other channels.
+        DataError: when the images have other channels, or none can be read.
     """
     positive_int("per_task", per_task)
     positive_int("scale", scale)
-    channels, height, width = _picture(dataset, 0).shape
-    if channels not in (1, 3):
-        raise DataError(f"a contact sheet needs images of 1 or 3 channels, found {channels}")
-    names = [task.name for task in dataset.tasks]
-    rows_of = first_rows(dataset, per_task)
-    font = ImageFont.load_default(size=18)
-    margin = 12 + int(max(font.getlength(name) for name in names))
-    across, down = width * scale + 2, height * scale + 2
-    sheet = Image.new("RGB", (margin + per_task * across, len(names) * down), "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, name in enumerate(names):
-        draw.text((6, row * down + down // 2), name, fill="black", font=font, anchor="lm")
-        for column, index in enumerate(rows_of[name]):
-            pixels = _picture(dataset, index).expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
-            tile = Image.fromarray(pixels).resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            sheet.paste(tile, (margin + column * across, row * down + 1))
-    return sheet
+    error: DataError | None = None
+    found: dict[str, list[Tensor | None]] = {}
+    for name, rows in first_rows(dataset, per_task).items():
+        found[name] = []
+        for row in rows:
+            try:
+                found[name].append(_picture(dataset, row))
+            except DataError as unread:
+                found[name].append(None)
+                error = unread
+    shown = next((tile for tiles in found.values() for tile in tiles if tile is not None), None)
+    if shown is None:
+        raise error or DataError("a contact sheet needs images, and there are none")
+    if len(shown) not in CHANNELS:
+        raise DataError(f"a contact sheet needs images of 1 or 3 channels, found {len(shown)}")
+    grey = torch.full_like(shown, UNREADABLE)
+    lines = {name: [grey if tile is None else tile for tile in tiles] for name, tiles in found.items()}
+    return _sheet(lines, per_task, scale)
 
 
 def first_rows(dataset: TaskDataset, per_task: int) -> dict[str, list[int]]:
@@ -56,22 +61,28 @@ def first_rows(dataset: TaskDataset, per_task: int) -> dict[str, list[int]]:
     if ids is not None:
         return {task.name: np.flatnonzero(ids == t)[:per_task].tolist() for t, task in enumerate(dataset.tasks)}
     found: dict[str, list[int]] = {task.name: [] for task in dataset.tasks}
-    for row in range(len(dataset)):
-        for name in dataset[row].targets:
+    for row in range(min(len(dataset), LOOKED_AT * per_task)):
+        try:
+            names = list(dataset[row].targets)
+        except DataError:  # an image that cannot be read; another will do
+            continue
+        for name in names:
             if len(found[name]) < per_task:
                 found[name].append(row)
-        if all(len(rows) == per_task for rows in found.values()) or row > 100 * per_task:
+        if all(len(rows) == per_task for rows in found.values()):
             break
     return found
 
 
 def _picture(dataset: TaskDataset, row: int) -> Tensor:
-    """(C, H, W) uint8."""
-    if isinstance(dataset, InMemoryDataset) and not dataset.images.dtype.is_floating_point:
-        return dataset.images[row]
-    image = dataset[row].image
+    """(C, H, W) in 0..1."""
+    image, normalize = dataset[row].image, dataset.normalizer(row)
+    if normalize is not None:
+        image = normalize.undo(image)
     low, high = float(image.min()), float(image.max())
-    return ((image - low) * (255 / max(high - low, 1e-6))).round().byte()
+    if low >= -1e-3 and high <= 1 + 1e-3:
+        return image.clamp(0, 1)
+    return (image - low) / max(high - low, 1e-6)
 
 
 def draw_dense_sheet(dataset: DenseDataset, count: int = 8, scale: int = 2) -> Image.Image:
@@ -88,20 +99,8 @@ def draw_dense_sheet(dataset: DenseDataset, count: int = 8, scale: int = 2) -> I
     positive_int("count", count)
     positive_int("scale", scale)
     names = ["image", *(task.name for task in dataset.tasks)]
-    font = ImageFont.load_default(size=18)
-    margin = 12 + int(max(font.getlength(name) for name in names))
     tiles = [_dense_tiles(dataset, row) for row in range(min(count, len(dataset)))]
-    height, width = tiles[0][0].shape[1:]
-    across, down = width * scale + 2, height * scale + 2
-    sheet = Image.new("RGB", (margin + len(tiles) * across, len(names) * down), "white")
-    draw = ImageDraw.Draw(sheet)
-    for line, name in enumerate(names):
-        draw.text((6, line * down + down // 2), name, fill="black", font=font, anchor="lm")
-        for place, found in enumerate(tiles):
-            pixels = (255 * found[line].clamp(0, 1)).round().byte().expand(3, -1, -1).permute(1, 2, 0).contiguous()
-            tile = Image.fromarray(pixels.numpy()).resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            sheet.paste(tile, (margin + place * across, line * down + 1))
-    return sheet
+    return _sheet({name: [column[line] for column in tiles] for line, name in enumerate(names)}, len(tiles), scale)
 
 
 def _dense_tiles(dataset: DenseDataset, row: int) -> list[Tensor]:
@@ -126,3 +125,20 @@ def _target_tile(task: Task, target: Tensor) -> Tensor:
             return torch.where(target > 0, 1 - 0.9 * target / target.max().clamp(min=1e-6), 0.0)
         case "normals":
             return torch.where((target != 0).any(0), (target + 1) / 2, 0.0)
+
+
+def _sheet(lines: Mapping[str, Sequence[Tensor]], columns: int, scale: int) -> Image.Image:
+    """Rows of tiles (1 or 3, H, W) in 0..1, each with its name before it; all tiles have one size."""
+    font = ImageFont.load_default(size=18)
+    margin = 12 + int(max(font.getlength(name) for name in lines))
+    height, width = next(tile for tiles in lines.values() for tile in tiles).shape[1:]
+    across, down = width * scale + 2, height * scale + 2
+    sheet = Image.new("RGB", (margin + columns * across, len(lines) * down), "white")
+    draw = ImageDraw.Draw(sheet)
+    for line, (name, tiles) in enumerate(lines.items()):
+        draw.text((6, line * down + down // 2), name, fill="black", font=font, anchor="lm")
+        for column, found in enumerate(tiles):
+            pixels = (255 * found.clamp(0, 1)).round().byte().expand(3, -1, -1).permute(1, 2, 0).contiguous()
+            tile = Image.fromarray(pixels.numpy()).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            sheet.paste(tile, (margin + column * across, line * down + 1))
+    return sheet

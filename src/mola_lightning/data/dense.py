@@ -91,6 +91,9 @@ class DenseDataset(TaskDataset):
     def __len__(self) -> int:
         return self.count
 
+    def normalizer(self, row: int) -> Normalize:
+        return self.normalize
+
     def __getitem__(self, key: Key) -> Sample:
         return self.__getitems__([key])[0]
 

@@ -15,7 +15,7 @@ from mola_lightning.data.base import Key, TaskDataset
 from mola_lightning.data.decode import REASONS, ImageError, read_image
 from mola_lightning.data.manifest import Manifest
 from mola_lightning.data.seeded import generators_restored
-from mola_lightning.data.transforms import ImageTransforms
+from mola_lightning.data.transforms import ImageTransforms, Normalize
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +140,9 @@ class ManifestDataset(TaskDataset):
             here = np.flatnonzero(labelled[place] == rows) if len(labelled) else place[:0]
             for i, value in zip(here, torch.from_numpy(values[place[here]]).unbind(), strict=True):
                 samples[i].targets[name] = value
+
+    def normalizer(self, row: int) -> Normalize:
+        return self._transforms[0 if self._task_of is None else int(self._task_of[row])].normalize
 
     def bad(self) -> list[tuple[str, str]]:
         if self._bad is None:

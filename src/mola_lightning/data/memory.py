@@ -87,6 +87,9 @@ class InMemoryDataset(TaskDataset):
                 samples[i].targets[name] = value
         return samples
 
+    def normalizer(self, row: int) -> Normalize:
+        return self.normalize
+
     def task_ids(self) -> np.ndarray | None:
         """(N,) int64, the task of each row; None where some row carries several targets."""
         if bool((self._owners != 1).any()):

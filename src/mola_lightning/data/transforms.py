@@ -40,6 +40,10 @@ class Normalize:
         integer = images.dtype == torch.uint8
         return torch.addcmul(self._shift[integer], images.to(torch.float32), self._scale[integer])
 
+    def undo(self, images: Tensor) -> Tensor:
+        """(..., C, H, W) normalised -> the same as they were, uint8 ones in [0, 1]."""
+        return images * self.std + self.mean
+
 
 class RandomShift:
     """Move each image by a whole number of pixels in each direction; the border is repeated into the gap.
