@@ -152,9 +152,9 @@ def test_fonts_have_digits() -> None:
 
 
 def test_contact_sheet(digits: Digits, tmp_path: Path) -> None:
-    path = digits.write_contact_sheet(tmp_path / "sheets" / "digits.png", per_domain=5)
+    path = digits.write_contact_sheet(tmp_path / "sheets" / "digits.png", per_task=5)
     assert path.read_bytes().startswith(b"\x89PNG")
-    sheet = np.asarray(digits.contact_sheet(per_domain=5, scale=1))
+    sheet = np.asarray(digits.contact_sheet(per_task=5, scale=1))
     first = digits.dataset("train").images[0].permute(1, 2, 0).numpy()
     assert np.array_equal(sheet[1:29, -5 * 30 : -5 * 30 + 28], first)
 

