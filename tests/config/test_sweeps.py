@@ -10,6 +10,8 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+import mola_lightning.cli.naming  # noqa: F401 - the resolvers that name a run
+
 CONF = Path(__file__).parents[2] / "conf"
 SWEEPS = sorted(str(path.relative_to(CONF / "sweep").with_suffix("")) for path in (CONF / "sweep").rglob("*.yaml"))
 OPTIONS = {path.stem for path in (CONF / "balancer").glob("*.yaml")}

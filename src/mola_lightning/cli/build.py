@@ -1,12 +1,13 @@
 """From a config to the objects of a run."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 
 from mola_lightning.core import ConfigError
@@ -51,6 +52,7 @@ def build_module(cfg: DictConfig, data: MultiTaskDataModule) -> MultiTaskModule:
         optimizer=instantiate(cfg.optimizer, _convert_="all"),
         scheduler=instantiate(cfg.scheduler, _convert_="all"),
         parameter_groups=instantiate(cfg.parameter_groups, _convert_="all"),
+        on_nan=cfg.on_nan,
     )
     module.check_regime(data.regime)
     return module
@@ -72,11 +74,17 @@ def build_run(cfg: DictConfig, folder: Path, quiet: bool) -> Parts:
         cfg.trainer,
         callbacks=list(callbacks.values()),
         logger=loggers,
-        plugins=[AtomicCheckpointIO()],
+        plugins=_plugins(),
         default_root_dir=str(folder),
         _convert_="all",
     )
     return Parts(data, module, trainer, callbacks, journal)
+
+
+def _plugins() -> list[Any]:
+    # On SLURM Lightning would requeue the job itself; who launched it does, and a signal has one owner.
+    cluster = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    return [AtomicCheckpointIO(), *cluster]
 
 
 def _loggers(cfg: DictConfig) -> list[Logger]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from yaml import YAMLError
 
 from mola_lightning.cli.hints import similar_keys, similar_options
 from mola_lightning.core import MolaError
+from mola_lightning.training.signals import RunInterrupted
 
 
 def setup_logging() -> None:
@@ -71,6 +73,12 @@ def explain(error: BaseException) -> str | None:
                 *(text for text in because if text not in str(error)),
             ]
         )
+    if isinstance(error, RuntimeError) and (worker := re.match(r"DataLoader worker \(pid.*", str(error))):
+        return (
+            f"{worker.group().rstrip('. ')}. Usually the memory did not suffice: fewer workers (data.num_workers) or a "
+            "smaller batch (data.batch_size). The run goes on from its last checkpoint when it is started again in its "
+            "folder."
+        )
     if isinstance(error, YAMLError):
         return f"a config is not valid YAML: {' '.join(str(error).split())}"
     if isinstance(error, OSError) and error.filename:
@@ -98,6 +106,10 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
                 raise
             show_error(message)
             sys.exit(1)
+        except RunInterrupted as interruption:
+            notes = getattr(interruption, "__notes__", [])
+            Console(stderr=True).print(". ".join([str(interruption), *notes]), soft_wrap=True, markup=False)
+            sys.exit(128 + interruption.signum)
         finally:
             if before is None:
                 del os.environ["HYDRA_FULL_ERROR"]

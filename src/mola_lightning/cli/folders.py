@@ -20,9 +20,11 @@ from mola_lightning.core.files import atomic_write
 log = logging.getLogger(__name__)
 
 CONFIG, JOURNAL, SUMMARY, ERROR, LOCK = "config.yaml", "metrics.jsonl", "summary.json", "error.txt", ".lock"
+CHECKPOINTS = "checkpoints"
 # All that a run writes. Anything else in its folder is the user's and stays.
 CONTENT = (
-    CONFIG, JOURNAL, "metrics.csv", "checkpoints", "figures", "analysis", "tensorboard", "wandb", SUMMARY, ERROR,
+    CONFIG, JOURNAL, "metrics.csv", "data.json", CHECKPOINTS, "figures", "analysis", "tensorboard", "wandb",
+    SUMMARY, ERROR,
 )  # fmt: skip
 
 
@@ -73,16 +75,18 @@ def claimed(folder: Path) -> Iterator[IO[str]]:
         yield file
 
 
+def finished(folder: Path) -> bool:
+    """Whether a run was trained to its end in ``folder``."""
+    return _summary(folder).get("status") == "done"
+
+
 def recorded_score(folder: Path, key: str) -> float | None:
     """The validation score of the finished run in ``folder``; None if there is none.
 
     Raises:
         RunFolderError: when it is the run of another config.
     """
-    try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    summary = _summary(folder)
     if summary.get("status") != "done":
         return None
     if summary.get("config_key") != key:
@@ -95,6 +99,14 @@ def read_failure(folder: Path) -> tuple[str, str]:
     lines = (folder / ERROR).read_text(encoding="utf-8").splitlines()
     overrides = next((line.partition(": ")[2] for line in lines[1:3] if line.startswith("overrides: ")), "")
     return lines[0], overrides
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    try:
+        summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return summary
 
 
 def _begin(folder: Path, key: str, skip_done: bool, lock: IO[str]) -> float | None:
@@ -114,28 +126,27 @@ def _begin(folder: Path, key: str, skip_done: bool, lock: IO[str]) -> float | No
     lock.truncate(0)
     json.dump({"config_key": key, "process": f"process {os.getpid()} on {socket.gethostname()}"}, lock)
     lock.flush()
-    if unfinished:
-        _restart(folder)
     (folder / ERROR).unlink(missing_ok=True)
     return None
 
 
-def _restart(folder: Path) -> None:
-    """A run that was killed begins again from nothing."""
-    _clear(folder)
-
-
 def _trained(folder: Path, train: Callable[[], float]) -> float:
-    """The score of a training. If it fails before its first epoch, what it wrote goes: it would look like a run."""
+    """The score of a training. If it fails before anything was trained, what it wrote goes."""
     try:
         return train()
     except Exception:
-        if not (folder / JOURNAL).exists():
-            _clear(folder)
+        if trained_nothing(folder):
+            clear(folder)
         raise
 
 
-def _clear(folder: Path) -> None:
+def trained_nothing(folder: Path) -> bool:
+    """Whether a folder holds neither a row of metrics nor a checkpoint."""
+    return not (folder / JOURNAL).exists() and not any((folder / CHECKPOINTS).glob("*.ckpt"))
+
+
+def clear(folder: Path) -> None:
+    """Remove all that a run writes; what else lies in its folder stays."""
     for path in (folder / name for name in CONTENT):
         if path.is_dir():
             shutil.rmtree(path)

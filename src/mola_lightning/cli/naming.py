@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 # Where a run is launched from and written to, and what is drawn of it: the same run with any of them.
-LEFT_OUT = ("hydra", "paths", "skip_done", "logger", "figures")
+LEFT_OUT = ("hydra", "paths", "skip_done", "resume", "logger", "figures")
 SHORT = 8  # hex digits of the key in a folder's name
 
 
@@ -28,17 +28,22 @@ def config_key(config: DictConfig) -> str:
     Returns:
         64 hex digits.
     """
+    content = config_content(config)
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def config_content(config: DictConfig) -> dict[str, Any]:
+    """The resolved config without :data:`LEFT_OUT`, as plain containers; values of ``paths`` as constants."""
     copy = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     for key in copy.paths:
         copy.paths[key] = f"paths.{key}"
     try:
-        content = {key: _plain(copy[key]) for key in copy if key not in LEFT_OUT}
+        return {str(key): _plain(copy[key]) for key in copy if key not in LEFT_OUT}
     except OmegaConfBaseException:
         # The run itself will fail on it and say so; without a name for it, no other run of the sweep would start.
         whole: Any = OmegaConf.to_container(copy, resolve=False, enum_to_str=True)
-        content = {key: value for key, value in whole.items() if key not in LEFT_OUT}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+        return {key: value for key, value in whole.items() if key not in LEFT_OUT}
 
 
 def method_name(config: DictConfig) -> str:

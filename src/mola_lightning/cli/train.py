@@ -19,16 +19,18 @@ from rich.console import Console
 from mola_lightning.balancers import EqualWeights
 from mola_lightning.cli.build import Parts, build_run
 from mola_lightning.cli.errors import command, mola_error, setup_logging
-from mola_lightning.cli.folders import recorded_score, run_once
+from mola_lightning.cli.folders import CONFIG, recorded_score, run_once, trained_nothing
 from mola_lightning.cli.hints import locate
 from mola_lightning.cli.naming import config_key
 from mola_lightning.cli.progress import sweep_report
+from mola_lightning.cli.resume import identity, restore_finished, starting_point
 from mola_lightning.core import RunFolderError
 from mola_lightning.core.files import atomic_write
 from mola_lightning.training import MultiTaskModule, summary
-from mola_lightning.training.callbacks import StepTimer, TestRecords
+from mola_lightning.training.callbacks import ResumableCheckpoint, StepTimer, TestRecords
 from mola_lightning.training.checkpoints import load_checkpoint
 from mola_lightning.training.parameters import count_multiply_adds, count_parameters
+from mola_lightning.training.signals import RunInterrupted
 
 
 def train(
@@ -38,7 +40,7 @@ def train(
     overrides: Sequence[str] = (),
     choices: Mapping[str, str | None] | None = None,
 ) -> float:
-    """One run, from a config to a complete run folder.
+    """One run, from a config to a complete run folder. A run that an earlier start left unfinished there goes on.
 
     Args:
         cfg: the composed config.
@@ -52,19 +54,18 @@ def train(
     """
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
-    # Under deterministic algorithms torch would fill each new tensor first, at 5 % of a small model's step. Nothing here
-    # reads what it has not written, so that no result depends on it.
+    # Under deterministic algorithms torch would fill each new tensor first, at 5 % of a small model's step. Nothing
+    # here reads what it has not written, so that no result depends on it.
     torch.utils.deterministic.fill_uninitialized_memory = False
     _check_writable(folder)
+    start = starting_point(cfg, folder)
     parts = build_run(cfg, folder, quiet)
-    with atomic_write(folder / "config.yaml") as file:
+    with atomic_write(folder / CONFIG) as file:
         file.write(OmegaConf.to_yaml(cfg, resolve=True))
     if record := parts.data.source.record():
         with atomic_write(folder / "data.json") as file:
             json.dump(record, file, indent=1)
-    started = time.monotonic()
-    parts.trainer.fit(parts.module, parts.data)
-    seconds = time.monotonic() - started
+    fitted = _fit(cfg, parts, start)
     best = parts.callbacks["best"]
     parts.journal.save()
     best_epoch = load_checkpoint(Path(best.best_model_path))["epoch"]
@@ -83,14 +84,32 @@ def train(
         "debug": chosen.get("debug"),
         "score": float(best.best_model_score),
         "best_epoch": best_epoch,
-        "epochs": parts.trainer.current_epoch,
-        "wall_time_s": seconds,
+        **fitted,
     }
     _summarise(cfg, parts, folder, found, validation, tested)
     records = parts.callbacks.get("records")
     if cfg.figures and cfg.test and isinstance(records, TestRecords):
         records.draw()
     return float(best.best_model_score)
+
+
+def _fit(cfg: DictConfig, parts: Parts, start: tuple[Path, dict[str, Any]] | None) -> dict[str, Any]:
+    """Train to the end; what the summary says of it."""
+    last = parts.callbacks.get("last")
+    resumable = last if isinstance(last, ResumableCheckpoint) else None
+    if resumable is not None:
+        resumable.identity = identity(cfg)
+    started = time.monotonic()
+    if start is None or not restore_finished(parts, start[1]):
+        path = start[0] if start is not None else None
+        del start  # its content: the trainer reads it again
+        parts.trainer.fit(parts.module, parts.data, ckpt_path=path, weights_only=True)
+    seconds = resumable.seconds if resumable is not None else time.monotonic() - started
+    return {
+        "epochs": parts.trainer.current_epoch,
+        "wall_time_s": seconds,
+        "resumes": resumable.resumes if resumable is not None else 0,
+    }
 
 
 def _summarise(
@@ -161,7 +180,13 @@ def _job(cfg: DictConfig) -> float:
         return _single(run, folder, Path(cfg.paths.runs))
     key = config_key(cfg)
     if rank_zero_only.rank == 0:
-        return run_once(folder, key, cfg.skip_done, overrides, run)
+        try:
+            return run_once(folder, key, cfg.skip_done, overrides, run)
+        except RunInterrupted as interruption:
+            interruption.add_note(
+                f"Saved in {folder}. To go on, repeat the command with hydra.sweep.dir={hydra_config.sweep.dir}"
+            )
+            raise
     # Where a cluster's launcher starts several processes for one run, the first of them looks after its folder.
     score = recorded_score(folder, key) if cfg.skip_done else None
     return run() if score is None else score
@@ -174,9 +199,12 @@ def _single(run: Callable[[], float], folder: Path, root: Path) -> float:
     try:
         score = run()
     except Exception as error:
-        unsound = mola_error(error) is not None and not (folder / "metrics.jsonl").exists()
-        if ours and (unsound or not (folder / "config.yaml").exists()):
+        unsound = mola_error(error) is not None and trained_nothing(folder)
+        if ours and (unsound or not (folder / CONFIG).exists()):
             _remove(folder, root)
+        raise
+    except RunInterrupted as interruption:
+        interruption.add_note(f"Saved in {folder}. To go on, repeat the command with hydra.run.dir={folder}")
         raise
     Console(stderr=True).print(f"run folder: {folder}", soft_wrap=True)
     return score

@@ -1,5 +1,8 @@
 """Checkpoints: written whole or not at all, read without running code from them."""
 
+import contextlib
+import logging
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,18 +13,68 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from mola_lightning.core import RunFolderError
 from mola_lightning.core.files import atomic_write
 
+log = logging.getLogger(__name__)
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, flushes to disk, renames.
+    """Writes beside the target, flushes to disk, renames. Of ``last.ckpt`` the one before is kept as ``previous.ckpt``.
 
     Lightning's own writer goes through the temporary directory, often on another file system than the run folder, where
     its move becomes a copy onto the old file: a kill in it leaves neither.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write ``checkpoint`` to ``path``; an older file there stays readable until the new one is complete."""
-        with atomic_write(Path(path), "wb") as file:
-            torch.save(checkpoint, file)
+        """Write ``checkpoint`` to ``path``; an older file there stays readable until the new one is complete.
+
+        Raises:
+            RunFolderError: when it cannot be written.
+        """
+        path = Path(path)
+        try:
+            with atomic_write(path, "wb") as file:
+                torch.save(checkpoint, file)
+                if path.name == LAST:
+                    _keep(path)
+        except RuntimeError as error:  # torch's writer, when its file fails it; the file's own error is in the context
+            cause = error.__context__ if isinstance(error.__context__, OSError) else error
+            raise RunFolderError(
+                f"cannot write {path}: {cause}. Check that the disk is not full; the checkpoint before stays."
+            ) from error
+
+
+def _keep(path: Path) -> None:
+    """Give the checkpoint at ``path`` the name of the one before, without a moment in which there is none."""
+    if not path.exists():
+        return
+    link, previous = path.with_name(f".{PREVIOUS}.{os.getpid()}.tmp"), path.with_name(PREVIOUS)
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:  # a file system without hard links: then the new one takes an empty place
+        os.replace(path, previous)
+    else:
+        os.replace(link, previous)
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint from which a training can go on, and its content; a damaged one is told and passed over.
+
+    Args:
+        folder: where ``last.ckpt`` and ``previous.ckpt`` are written.
+
+    Returns:
+        None when there is none.
+    """
+    for name in (LAST, PREVIOUS):
+        with contextlib.suppress(FileNotFoundError):
+            (folder / name).stat()
+            try:
+                return folder / name, load_checkpoint(folder / name)
+            except RunFolderError as error:
+                log.warning("%s; going on from an older one, if there is any", error)
+    return None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -59,8 +59,11 @@ class MetricsJournal(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append a row; ``epoch`` and ``step`` come first."""
         row = {"epoch": metrics.get("epoch"), "step": step} | {k: v for k, v in metrics.items() if k != "epoch"}
-        self._open().write(json.dumps({k: _plain(v) for k, v in row.items()}) + "\n")
-        self._file.flush()
+        try:
+            self._open().write(json.dumps({k: _plain(v) for k, v in row.items()}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}. Is the disk full?") from error
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Nothing: the run folder holds config.yaml."""
@@ -71,6 +74,28 @@ class MetricsJournal(Logger):
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
+
+    def length(self) -> int:
+        """Bytes of the journal, durable: what a checkpoint says belongs to it. 0 on ranks that do not write."""
+        self.save()
+        return os.fstat(self._file.fileno()).st_size if self._file is not None else 0
+
+    @rank_zero_only
+    def rewind(self, length: int) -> None:
+        """Cut the journal back to its length at a checkpoint.
+
+        Raises:
+            RunFolderError: when it is shorter.
+        """
+        self.save()
+        found = self.path.stat().st_size if self.path.exists() else 0
+        if found < length:
+            raise RunFolderError(
+                f"{self.path} has {found} bytes, and had {length} when the checkpoint was written: it was changed or "
+                "is incomplete. Put it back, or begin anew with resume=never."
+            )
+        if found > length:
+            os.truncate(self.path, length)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

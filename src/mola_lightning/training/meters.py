@@ -74,6 +74,20 @@ class Meters(nn.Module):
         values |= {f"mean/{name}": torch.stack(entries).mean() for name, entries in named.items() if entries}
         return values | ({"score": torch.stack(scores).mean()} if scores else {})
 
+    def state(self) -> list[tuple[int, dict[str, Tensor]]]:
+        """What was gathered so far, for a checkpoint; not in ``state_dict``, which is of weights."""
+        return [(meter._update_count, dict(meter.metric_state)) for meter in self._sums()]
+
+    def load_state(self, state: Sequence[tuple[int, Mapping[str, Tensor]]]) -> None:
+        """Take up what :meth:`state` gave."""
+        for meter, (count, values) in zip(self._sums(), state, strict=True):
+            for name, value in values.items():
+                setattr(meter, name, value.to(meter.device))
+            meter._update_count = count
+
+    def _sums(self) -> list[SumMetric | MeanMetric]:
+        return [*self.losses, *self.units, *self.scalars]
+
     @torch.inference_mode(False)  # else a training after a test could not add to what is made here
     def reset(self) -> None:
         """Forget everything."""

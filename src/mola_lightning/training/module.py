@@ -15,6 +15,7 @@ from mola_lightning.balancers import Balancer, EqualWeights, Step
 from mola_lightning.core import Batch, ConfigError, ModelOutput, Regime, Task, TaskRows, check_tasks
 from mola_lightning.heads import HeadFactory, LinearHead, factories_per_task
 from mola_lightning.losses import AuxiliaryLoss
+from mola_lightning.training.finite import FiniteGuard
 from mola_lightning.training.meters import Meters
 from mola_lightning.training.parameters import group_parameters
 from mola_lightning.training.second_pass import kept_random_state, unchanged_buffers
@@ -44,6 +45,7 @@ class MultiTaskModule(pl.LightningModule):
         parameter_groups: regular expression searched in parameter names -> optimiser options such as ``lr``; the first
             match wins. Names start with ``architecture.backbone``, ``architecture.router``, ``heads.<task>``; experts'
             end in ``lora_A`` and ``lora_B``.
+        on_nan: ``stop`` or ``skip_batch``, when a loss is not finite: see :class:`FiniteGuard`.
 
     Raises:
         ConfigError: for settings that cannot work together.
@@ -59,6 +61,7 @@ class MultiTaskModule(pl.LightningModule):
         optimizer: Callable[[Iterable[Any]], Optimizer] | None = None,
         scheduler: Callable[[Optimizer], Any] | None = None,
         parameter_groups: Mapping[str, Mapping[str, Any]] | None = None,
+        on_nan: str = "stop",
     ) -> None:
         super().__init__()
         self.tasks = check_tasks(tasks)
@@ -74,6 +77,7 @@ class MultiTaskModule(pl.LightningModule):
         self._optimizer = optimizer or partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-4)
         self._scheduler = scheduler
         self._parameter_groups = dict(parameter_groups or {})
+        self._guard = FiniteGuard(on_nan)
         named = (*self.auxiliary, *architecture.penalty_names)
         self.meters = nn.ModuleDict({"train_": Meters((), ("loss", *(f"aux/{name}" for name in named)), tasks)})
         self.meters.update({f"{stage}_": Meters(self.tasks, (), tasks) for stage in ("val", "test")})
@@ -143,11 +147,13 @@ class MultiTaskModule(pl.LightningModule):
     def _world_size(self) -> int:
         return self._trainer.world_size if self._trainer is not None else 1
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of one batch."""
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """The loss of one batch; None for one that is left out."""
         output, features = self._predict(batch.images, batch.rows)
         terms, units = self._loss_terms(output, batch.targets)
         losses, shared = torch.stack(terms), self.architecture.shared_parameters()
+        if self._guard.refuses(losses, self.names, self.current_epoch, batch_idx):  # before the balancer remembers it
+            return None
         total = self.balancer(losses, units > 0, shared, step=self._step(terms, shared, features, batch.rows))
         self._last_batch = batch if self.balancer.wants_losses_after_step else None
         values = {}
@@ -158,6 +164,9 @@ class MultiTaskModule(pl.LightningModule):
         for name, penalty in output.penalties.items():
             values[f"aux/{name}"] = penalty.detach()
             total = total + penalty
+        if self._guard.refuses(total.detach()[None], ("the sum with auxiliary terms",), self.current_epoch, batch_idx):
+            self._last_batch = None
+            return None
         self.meters["train_"].update_losses(losses.detach(), units, {"loss": total.detach(), **values})
         return total
 
@@ -245,18 +254,23 @@ class MultiTaskModule(pl.LightningModule):
     # ------------------------------------------------------------------------------------------------------------ setup
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the tasks' names."""
+        """Keep the tasks' names, and the sums of an epoch under way."""
         checkpoint["tasks"] = list(self.names)
+        checkpoint["train_meters"] = self.meters["train_"].state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other tasks, or of the same in another order."""
         self._check_names("the checkpoint is of", checkpoint.get("tasks", self.names))
+        if self._trainer is not None and self._trainer.state.fn == "fit" and "train_meters" in checkpoint:
+            self.meters["train_"].load_state(checkpoint["train_meters"])
 
     def setup(self, stage: str) -> None:
         """Check that architecture and balancer are defined for the regime of the data, where the data says it."""
         regime = getattr(getattr(self.trainer, "datamodule", None), "regime", None)
         if isinstance(regime, Regime):
             self.check_regime(regime)
+        if self._guard.mode == "skip_batch" and self._world_size > 1:
+            raise ConfigError("on_nan=skip_batch needs a single process: of several, Lightning cannot skip a batch")
 
     def check_regime(self, regime: Regime) -> None:
         """Raise :class:`ConfigError` when a part of the method is not defined for ``regime``."""

@@ -41,6 +41,14 @@ class StepTimer(Callback):
             self._wait(pl_module)
             self.seconds.append(time.perf_counter() - self._started)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The durations, for a run that goes on later."""
+        return {"seconds": torch.tensor(self.seconds, dtype=torch.float64)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after those of a checkpoint."""
+        self.seconds = state_dict["seconds"].tolist()
+
     @staticmethod
     def _wait(pl_module: LightningModule) -> None:
         if pl_module.device.type == "cuda":

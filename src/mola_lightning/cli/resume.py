@@ -1,0 +1,103 @@
+"""Where a run begins: anew, or from the checkpoint that an earlier start of it left in its folder."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mola_lightning.cli.build import Parts
+from mola_lightning.cli.folders import CHECKPOINTS, CONFIG, clear, finished
+from mola_lightning.cli.naming import config_content
+from mola_lightning.core import ConfigError, RunFolderError
+from mola_lightning.core.errors import one_of
+from mola_lightning.training.callbacks import ResumableCheckpoint
+from mola_lightning.training.checkpoints import newest_checkpoint
+
+log = logging.getLogger(__name__)
+
+MODES = ("auto", "never", "must")
+SHOWN = 8  # differing settings that a message lists
+
+
+def starting_point(cfg: DictConfig, folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint to go on from, and its content; None for a run that begins anew, in a folder cleared for it.
+
+    Args:
+        cfg: the run's config; ``cfg.resume`` decides.
+        folder: the run folder.
+
+    Raises:
+        RunFolderError: for a checkpoint of another config, none at all with ``resume=must``, or a finished run with
+            ``resume=never``.
+    """
+    one_of("resume", cfg.resume, MODES)
+    if cfg.resume == "never" and finished(folder):
+        raise RunFolderError(
+            f"{folder} holds a finished run and resume=never. Results are not overwritten: choose another folder with "
+            "hydra.run.dir=..., or delete this one."
+        )
+    found = newest_checkpoint(folder / CHECKPOINTS) if cfg.resume != "never" else None
+    if found is None:
+        if cfg.resume == "must":
+            raise RunFolderError(
+                f"resume=must, but {folder / CHECKPOINTS} holds no checkpoint to go on from. Is it the right folder? "
+                "resume=auto begins anew where there is none."
+            )
+        if (folder / CONFIG).exists():
+            clear(folder)
+        return None
+    path, content = found
+    if cfg.callbacks.get("last") is None:
+        raise ConfigError(f"{path} is there to go on from, and callbacks.last=null; leave callbacks.last as it is")
+    state = content.get("resume", {})
+    _check_same(state.get("identity"), identity(cfg), path)
+    log.info("going on from %s: epoch %d, step %d", path, int(content["epoch"]) + 1, int(content["global_step"]))
+    return found
+
+
+def identity(cfg: DictConfig) -> dict[str, Any]:
+    """What must be equal between a checkpoint and the run that goes on from it: dotted key -> value."""
+    return dict(_flat(config_content(cfg), ""))
+
+
+def restore_finished(parts: Parts, state: Mapping[str, Any]) -> bool:
+    """Give callbacks, counters and journal back what they had at the end of a training, if ``state`` is of its end.
+
+    Lightning itself would train on where a callback had ended the training early.
+
+    Args:
+        parts: of the run; its callbacks, trainer and journal are changed.
+        state: the content of a checkpoint.
+    """
+    if not state.get("resume", {}).get("finished"):
+        return False
+    for callback in parts.callbacks.values():
+        if callback.state_key in state["callbacks"]:
+            callback.load_state_dict(state["callbacks"][callback.state_key])
+        if isinstance(callback, ResumableCheckpoint):
+            callback.take_up(state["resume"])
+    parts.trainer.fit_loop.load_state_dict(state["loops"]["fit_loop"])  # epoch and step, which the test is logged with
+    parts.journal.rewind(int(state["resume"]["journal"]))
+    return True
+
+
+def _check_same(before: Mapping[str, Any] | None, now: Mapping[str, Any], path: Path) -> None:
+    if before is None:
+        raise RunFolderError(f"{path} does not say of which configuration it is; begin anew with resume=never")
+    differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    if differing:
+        shown = "; ".join(f"{k}: {before.get(k)!r} there, {now.get(k)!r} here" for k in differing[:SHOWN])
+        more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
+        raise RunFolderError(
+            f"{path} is of another configuration ({shown}{more}). Give the same settings to go on, choose another "
+            "folder, or begin anew with resume=never."
+        )
+
+
+def _flat(value: Any, prefix: str) -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        return [item for k, v in value.items() for item in _flat(v, f"{prefix}.{k}" if prefix else str(k))]
+    # Lists and the like as text: a checkpoint holds plain values only.
+    return [(prefix, value if isinstance(value, int | float | str | None) else repr(value))]
