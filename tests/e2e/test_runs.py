@@ -22,7 +22,7 @@ DOMAINS = ["mnist", "optdigits", "printed", "photo"]
 SUMMARY = {
     "status", "method", "config_key", "overrides", "debug", "data", "seed", "tasks", "monitor", "score", "test", "val",
     "best_epoch", "epochs", "parameters", "multiply_adds", "step_time_s", "wall_time_s", "routing", "conflict",
-    "versions", "git", "device",
+    "versions", "git", "device", "resumes",
 }  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def test_a_run_folder_is_complete(method: str, runs: Path) -> None:
     drawn = {"learning_curves", "gradient_cosine", *(f"confusion_{domain}" for domain in DOMAINS)}
     drawn |= {"mixing_weights"} if method == "mola" else set()
     expected = {"config.yaml", "metrics.csv", "metrics.jsonl", "summary.json", "analysis/records.npz"}
-    expected |= {"checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    expected |= {f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous")}
     expected |= {f"figures/{name}.{kind}" for name in drawn for kind in ("png", "svg")}
     assert {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} == expected
     for path in (run / "figures").glob("*.png"):

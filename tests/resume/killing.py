@@ -8,16 +8,17 @@ import contextlib
 import io
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-# What differs between two runs of the same thing: time, and how often it was started.
-TIMES = {"seconds", "resumes", "wall_time_s", "step_time_s", "StepTimer"}
+# What differs between two runs of the same thing: time, how often it was started, and the state of the sources.
+TIMES = {"seconds", "resumes", "wall_time_s", "step_time_s", "StepTimer", "git"}
 # Paths, and what Lightning keeps for information and does not restore.
 LOCAL = {"dirpath", "best_k_models", "current_score"}
 BASE = (
@@ -48,7 +49,9 @@ class Killer:
         Args:
             folder: the run folder; messages go to a file beside it.
             overrides: beyond :data:`BASE`.
-            kill: ``(kind, point, n)``: SIGKILL at the n-th passing of a point; or after that many seconds.
+            kill: ``(kind, point, n)``: what happens at the n-th passing of a point; or SIGKILL after so many seconds.
+                Kinds: ``hook`` and ``io``: SIGKILL; ``SIGINT`` and the like, at a hook; ``fault``: a worker that dies,
+                an image that is not a number, a full disk.
             without: an ingredient of exact resume to take out.
         """
         job = {"folder": str(folder), "overrides": [*BASE, *overrides], "kill": kill, "without": without}
@@ -193,68 +196,106 @@ def _child(config: Any, folder: str, kill: Any, without: str | None) -> None:
 
 
 def _arm(kill: Any) -> None:
+    """Let what is asked for happen at the n-th passing of its point."""
     if kill is None:
         return
-    kind, point, left = kill
+    kind, point, number = kill
+    passed = 0
 
-    def hit() -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
+    def now() -> bool:
+        nonlocal passed
+        passed += 1
+        return passed == number
+
+    def die() -> None:
+        if now():
             os.killpg(0, signal.SIGKILL)
 
-    if kind == "hook":
-        from lightning.pytorch.trainer import call
+    if kind == "io":
+        _at_file(point, die, now)
+    elif kind == "fault":
+        _at_fault(point, number, now)
+    else:
+        signum = signal.SIGKILL if kind == "hook" else signal.Signals[kind]
+        _at_hook(point, lambda: os.kill(os.getpid(), signum), now)
 
-        before = call._call_callback_hooks
 
-        def hooks(trainer: Any, hook: str, *args: Any, **kwargs: Any) -> None:
-            before(trainer, hook, *args, **kwargs)
-            if hook == point:
-                hit()
+def _at_hook(point: str, act: Callable[[], None], now: Callable[[], bool]) -> None:
+    from lightning.pytorch.trainer import call
 
-        call._call_callback_hooks = hooks
-    elif point == "half":  # of a checkpoint is written
-        import torch
+    before = call._call_callback_hooks
 
-        save = torch.save
+    def hooks(trainer: Any, hook: str, *args: Any, **kwargs: Any) -> None:
+        before(trainer, hook, *args, **kwargs)
+        if hook == point and now():
+            act()
 
-        def half(content: Any, file: Any, *args: Any, **kwargs: Any) -> None:
-            buffer = io.BytesIO()
-            save(content, buffer)
-            data = buffer.getvalue()
-            file.write(data[: len(data) // 2])
-            file.flush()
-            hit()
-            file.write(data[len(data) // 2 :])
+    call._call_callback_hooks = hooks
 
+
+def _at_file(point: str, die: Callable[[], None], now: Callable[[], bool]) -> None:
+    import torch
+
+    from mola_lightning.training.journal import MetricsJournal
+
+    save, replace, write = torch.save, os.replace, MetricsJournal.log_metrics
+
+    def half(content: Any, file: Any, *args: Any, **kwargs: Any) -> None:
+        buffer = io.BytesIO()
+        save(content, buffer)
+        data = buffer.getvalue()
+        file.write(data[: len(data) // 2])
+        file.flush()
+        die()
+        file.write(data[len(data) // 2 :])
+
+    def before(a: Any, b: Any) -> None:
+        die()
+        replace(a, b)
+
+    def after(a: Any, b: Any) -> None:
+        replace(a, b)
+        die()
+
+    def torn(self: Any, metrics: Any, step: Any = None) -> None:
+        if now():
+            self._open().write('{"epoch": 1, "st')
+            self._file.flush()
+            os.killpg(0, signal.SIGKILL)
+        write(self, metrics, step)
+
+    if point == "half":  # of a checkpoint is written
         torch.save = half
-    elif point in ("before_replace", "after_replace"):
-        replace = os.replace
-
-        def replacing(a: Any, b: Any) -> None:
-            if point == "before_replace":
-                hit()
-            replace(a, b)
-            if point == "after_replace":
-                hit()
-
-        os.replace = replacing
-    elif point == "row":  # half of a row of the journal is written
-        from mola_lightning.training.journal import MetricsJournal
-
-        write = MetricsJournal.log_metrics
-
-        def torn(self: Any, metrics: Any, step: Any = None) -> None:
-            if left == 1:
-                self._open().write('{"epoch": 1, "st')
-                self._file.flush()
-            hit()
-            write(self, metrics, step)
-
+    elif point == "row":  # half of one is written
         MetricsJournal.log_metrics = torn
     else:
-        raise ValueError(f"no point {kind} {point}")
+        os.replace = {"before_replace": before, "after_replace": after}[point]
+
+
+def _at_fault(point: str, number: int, now: Callable[[], bool]) -> None:
+    import torch
+    from torch.utils.data import get_worker_info
+
+    from mola_lightning.data.memory import InMemoryDataset
+
+    load = InMemoryDataset.__getitems__
+
+    def dying(self: Any, keys: Any) -> Any:
+        if get_worker_info() is not None and now():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return load(self, keys)
+
+    def not_a_number(self: Any, keys: Any) -> Any:
+        samples = load(self, keys)
+        if now():
+            samples[0].image.fill_(torch.nan)
+        return samples
+
+    if point == "full":  # files can grow to that many bytes
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (number, number))
+    else:
+        InMemoryDataset.__getitems__ = {"worker": dying, "nan": not_a_number}[point]
 
 
 def _take_out(ingredient: str | None) -> None:

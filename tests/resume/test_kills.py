@@ -1,18 +1,11 @@
 """A run killed at any moment and started again ends bit for bit as the undisturbed one; each ingredient is needed."""
 
-import importlib.util
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-ROUTER = ("architecture=mola", "router.blocks=1", "router.widths=[4,4,8]", "data.num_workers=2")
-GRAD = ("architecture=mola_grad", "sampler=temperature", "trainer.accumulate_grad_batches=2")
-# Draws from torch's generator in each step, and a balancer that remembers earlier epochs.
-STATEFUL = ("architecture=ltb", "balancer=dwa", "sampler=proportional", "architecture.warmup=0")
-METHODS = {"router": ROUTER, "grad": GRAD, "stateful": STATEFUL}
 
 # An epoch has 5 batches; a checkpoint is due every 2 steps and at the start of an epoch.
 KILLS = [
@@ -43,64 +36,33 @@ CONTROLS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def killing() -> Any:
-    path = Path(__file__).with_name("killing.py")
-    spec = importlib.util.spec_from_file_location("killing", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def killer(killing: Any) -> Iterator[Any]:
-    warm = killing.Killer()
-    yield warm
-    warm.close()
-
-
-@pytest.fixture(scope="module")
-def whole(killer: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """``whole("router")``: the folder of that method's undisturbed run."""
-    folders: dict[str, Path] = {}
-
-    def undisturbed(method: str) -> Path:
-        if method not in folders:
-            folders[method] = tmp_path_factory.mktemp(method) / "run"
-            code = killer.run(folders[method], METHODS[method])
-            assert code == 0, Path(f"{folders[method]}.log").read_text()
-        return folders[method]
-
-    return undisturbed
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "kill"), KILLS, ids=lambda v: v if isinstance(v, str) else f"{v[1]}-{v[2]}")
 def test_killed_at_a_moment(
-    killer: Any, whole: Callable[[str], Path], tmp_path: Path, method: str, kill: tuple[str, str, int]
+    killer: Any, whole: Callable[[str], Path], methods: Any, tmp_path: Path, method: str, kill: tuple[str, str, int]
 ) -> None:
-    assert killer.trial(whole(method), tmp_path / "run", METHODS[method], [kill]) == []
+    assert killer.trial(whole(method), tmp_path / "run", methods[method], [kill]) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_killed_several_times_at_random(killer: Any, whole: Callable[[str], Path], tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize("method", ["router", "grad", "stateful"])
+def test_killed_several_times_at_random(
+    killer: Any, whole: Callable[[str], Path], methods: Any, tmp_path: Path, method: str
+) -> None:
     draws = random.Random(method)
     kills = [("hook", "on_train_batch_end", draws.randint(1, 5)) for _ in range(2)]
-    assert killer.trial(whole(method), tmp_path / "run", METHODS[method], [*kills, draws.uniform(0.3, 1.5)]) == []
+    assert killer.trial(whole(method), tmp_path / "run", methods[method], [*kills, draws.uniform(0.3, 1.5)]) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("ingredient", "kill"), CONTROLS, ids=lambda v: v if isinstance(v, str) else None)
 def test_without_an_ingredient_it_differs(
-    killer: Any, whole: Callable[[str], Path], tmp_path: Path, ingredient: str, kill: tuple[str, str, int]
+    killer: Any, whole: Callable[[str], Path], methods: Any, tmp_path: Path, ingredient: str, kill: tuple[str, str, int]
 ) -> None:
-    found = killer.trial(whole("stateful"), tmp_path / "run", METHODS["stateful"], [kill], without=ingredient)
+    found = killer.trial(whole("stateful"), tmp_path / "run", methods["stateful"], [kill], without=ingredient)
     assert found != []
 
 
-def test_same_run_twice(killer: Any, whole: Callable[[str], Path], tmp_path: Path, killing: Any) -> None:
-    assert killer.run(tmp_path / "run", GRAD) == 0
+def test_same_run_twice(killer: Any, whole: Callable[[str], Path], methods: Any, tmp_path: Path, killing: Any) -> None:
+    assert killer.run(tmp_path / "run", methods["grad"]) == 0
     assert killing.differences(whole("grad"), tmp_path / "run") == []

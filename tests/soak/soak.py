@@ -36,8 +36,8 @@ VARIANTS = {
 HOOKS = (
     "on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_before_backward", "on_after_backward",
     "on_before_optimizer_step", "on_before_zero_grad", "on_train_batch_end", "on_train_epoch_end",
-    "on_validation_start", "on_validation_epoch_start", "on_validation_batch_start", "on_validation_batch_end", "on_validation_epoch_end",
-    "on_validation_end", "on_train_end", "on_test_batch_end", "on_test_end",
+    "on_validation_start", "on_validation_epoch_start", "on_validation_batch_start", "on_validation_batch_end",
+    "on_validation_epoch_end", "on_validation_end", "on_train_end", "on_test_batch_end", "on_test_end",
 )  # fmt: skip
 POINTS = ("half", "before_replace", "after_replace", "row")
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
+import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
@@ -60,6 +61,9 @@ def build_module(cfg: DictConfig, data: MultiTaskDataModule) -> MultiTaskModule:
 
 def build_run(cfg: DictConfig, folder: Path, quiet: bool) -> Parts:
     """All objects of a training run. ``quiet`` leaves the progress display out (a sweep shows its own)."""
+    # Under deterministic algorithms torch would fill each new tensor first, at 5 % of a small model's step. Nothing
+    # here reads what it has not written, so that no result depends on it.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     data = build_data(cfg)
     module = build_module(cfg, data)
     callbacks: dict[str, pl.Callback] = instantiate(cfg.callbacks, _convert_="all")

@@ -31,6 +31,7 @@ def setup_logging() -> None:
     logging.getLogger("mola_lightning").setLevel(logging.INFO)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.captureWarnings(True)
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # of a resumed run
     # Lightning's own use of a deprecated torch name, at every batch transfer; nothing a user could act on
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
 

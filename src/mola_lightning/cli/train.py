@@ -54,9 +54,6 @@ def train(
     """
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
-    # Under deterministic algorithms torch would fill each new tensor first, at 5 % of a small model's step. Nothing
-    # here reads what it has not written, so that no result depends on it.
-    torch.utils.deterministic.fill_uninitialized_memory = False
     _check_writable(folder)
     start = starting_point(cfg, folder)
     parts = build_run(cfg, folder, quiet)

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 if path.name == LAST:
                     _keep(path)
         except RuntimeError as error:  # torch's writer, when its file fails it; the file's own error is in the context
-            cause = error.__context__ if isinstance(error.__context__, OSError) else error
+            cause = error.__context__.strerror if isinstance(error.__context__, OSError) else error
             raise RunFolderError(
                 f"cannot write {path}: {cause}. Check that the disk is not full; the checkpoint before stays."
             ) from error
@@ -71,10 +72,23 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         with contextlib.suppress(FileNotFoundError):
             (folder / name).stat()
             try:
+                _verify(folder / name)
                 return folder / name, load_checkpoint(folder / name)
             except RunFolderError as error:
                 log.warning("%s; going on from an older one, if there is any", error)
     return None
+
+
+def _verify(path: Path) -> None:
+    """Compare the file with its checksums, which torch writes and does not read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        what = f"cannot read the checkpoint {path}: it is damaged, or not one of ours ({error})"
+        raise RunFolderError(what) from error
+    if damaged is not None:
+        raise RunFolderError(f"cannot read the checkpoint {path}: it is damaged (checksum of {damaged})")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

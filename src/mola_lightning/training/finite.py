@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Sequence
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from mola_lightning.core import MolaError
 from mola_lightning.core.errors import one_of
@@ -35,6 +36,12 @@ class FiniteGuard:
         self.skipped = 0
         self._steps = 0
         self._waiting: Tensor | None = None
+        self._buffers: list[tuple[Tensor, Tensor]] = []  # and what they were before the step
+
+    def begin(self, module: nn.Module) -> None:
+        """A step begins: its forward pass changes buffers, norm statistics among them, which a skipped batch must not."""
+        if self.mode == "skip_batch":
+            self._buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
 
     def refuses(self, values: Tensor, names: Sequence[str], epoch: int, batch: int) -> bool:
         """Whether the batch is to be left out.
@@ -66,6 +73,9 @@ class FiniteGuard:
                 f"{what}. Checkpoints written before stay. Look at the data of that batch, try a lower learning rate "
                 "or trainer.gradient_clip_val=1, or leave such batches out with on_nan=skip_batch."
             )
+        with torch.no_grad():
+            for buffer, before in self._buffers:
+                buffer.copy_(before)
         self.skipped += 1
         log.warning("%s; batch left out, the %d. of this run", what, self.skipped)
         return True

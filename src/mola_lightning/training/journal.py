@@ -78,7 +78,9 @@ class MetricsJournal(Logger):
     def length(self) -> int:
         """Bytes of the journal, durable: what a checkpoint says belongs to it. 0 on ranks that do not write."""
         self.save()
-        return os.fstat(self._file.fileno()).st_size if self._file is not None else 0
+        if rank_zero_only.rank:
+            return 0
+        return self.path.stat().st_size if self.path.exists() else 0  # also when this process wrote no row yet
 
     @rank_zero_only
     def rewind(self, length: int) -> None:

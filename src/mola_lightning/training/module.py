@@ -149,6 +149,7 @@ class MultiTaskModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """The loss of one batch; None for one that is left out."""
+        self._guard.begin(self)
         output, features = self._predict(batch.images, batch.rows)
         terms, units = self._loss_terms(output, batch.targets)
         losses, shared = torch.stack(terms), self.architecture.shared_parameters()
