@@ -130,6 +130,21 @@ def test_an_image_of_several_entries_is_one_sample(tmp_path: Path, files: Module
     assert batch.targets["place"].shape == (24, 2)
 
 
+def test_a_path_written_in_two_ways_is_one_sample(tmp_path: Path, files: ModuleType) -> None:
+    files.write_table(tmp_path / "faces.csv", FACES)
+    files.write_table(tmp_path / "again.csv", [{**row, "file": f"./{row['file']}"} for row in FACES])
+    source = made(
+        tmp_path,
+        {
+            "mood": {"table": "faces.csv", "image": "file", "label": "mood"},
+            "again": {"table": "again.csv", "image": "file", "label": "mood"},
+        },
+    )
+    for split in ("train", "val", "test"):  # else a cut could put one image into two splits
+        mood, again = targets(source, split).values()
+        assert mood == again
+
+
 def test_groups_stay_together(tmp_path: Path, files: ModuleType) -> None:
     files.write_table(tmp_path / "faces.csv", FACES)
     table = {"table": "faces.csv", "image": "file"}

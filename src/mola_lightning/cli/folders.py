@@ -80,6 +80,16 @@ def finished(folder: Path) -> bool:
     return _summary(folder).get("status") == "done"
 
 
+def owner(folder: Path) -> tuple[str | None, int]:
+    """Which process has a run folder of a sweep, None if none has; and how often the run was started."""
+    try:
+        with open(folder / LOCK, encoding="utf-8") as file:  # for reading: the folder may be someone else's
+            free, content = _lock(file, wait=False, how=fcntl.LOCK_SH), _content(file)
+    except FileNotFoundError:
+        return None, 0
+    return None if free else content.get("process", "another process"), int(content.get("starts", 1))
+
+
 def recorded_score(folder: Path, key: str) -> float | None:
     """The validation score of the finished run in ``folder``; None if there is none.
 
@@ -123,8 +133,10 @@ def _begin(folder: Path, key: str, skip_done: bool, lock: IO[str]) -> float | No
     unfinished = (folder / CONFIG).exists()
     if unfinished and _content(lock).get("config_key") != key:
         raise _taken(folder, "an unfinished run")
+    starts = int(_content(lock).get("starts", 0)) + 1 if unfinished else 1
     lock.truncate(0)
-    json.dump({"config_key": key, "process": f"process {os.getpid()} on {socket.gethostname()}"}, lock)
+    process = f"process {os.getpid()} on {socket.gethostname()}"
+    json.dump({"config_key": key, "process": process, "starts": starts}, lock)
     lock.flush()
     (folder / ERROR).unlink(missing_ok=True)
     return None
@@ -169,9 +181,9 @@ def _taken(folder: Path, what: str) -> RunFolderError:
     )
 
 
-def _lock(file: IO[str], wait: bool) -> bool:
+def _lock(file: IO[str], wait: bool, how: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, how if wait else how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

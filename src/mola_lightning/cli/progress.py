@@ -27,7 +27,7 @@ class SweepProgress(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Begin to watch the sweep's folder."""
-        total, varied = _grid(config)
+        total, varied = grid(config)
         SweepWatch(Path(config.hydra.sweep.dir), total, varied, self.every).start()
 
 
@@ -57,7 +57,7 @@ def sweep_report() -> Iterator[None]:
         raise
 
 
-def _grid(config: DictConfig) -> tuple[int | None, set[str] | None]:
+def grid(config: DictConfig) -> tuple[int | None, set[str] | None]:
     """The number of runs of a grid sweep, and the keys that differ among them; both None where another sweeper decides
     as it goes.
     """

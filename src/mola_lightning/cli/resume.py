@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
 from mola_lightning.cli.build import Parts
@@ -45,7 +46,7 @@ def starting_point(cfg: DictConfig, folder: Path) -> tuple[Path, dict[str, Any]]
                 f"resume=must, but {folder / CHECKPOINTS} holds no checkpoint to go on from. Is it the right folder? "
                 "resume=auto begins anew where there is none."
             )
-        if (folder / CONFIG).exists():
+        if (folder / CONFIG).exists() and rank_zero_only.rank == 0:
             clear(folder)
         return None
     path, content = found

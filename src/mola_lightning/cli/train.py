@@ -57,11 +57,8 @@ def train(
     _check_writable(folder)
     start = starting_point(cfg, folder)
     parts = build_run(cfg, folder, quiet)
-    with atomic_write(folder / CONFIG) as file:
-        file.write(OmegaConf.to_yaml(cfg, resolve=True))
-    if record := parts.data.source.record():
-        with atomic_write(folder / "data.json") as file:
-            json.dump(record, file, indent=1)
+    if rank_zero_only.rank == 0:
+        _describe(cfg, parts, folder)
     fitted = _fit(cfg, parts, start)
     best = parts.callbacks["best"]
     parts.journal.save()
@@ -83,11 +80,21 @@ def train(
         "best_epoch": best_epoch,
         **fitted,
     }
-    _summarise(cfg, parts, folder, found, validation, tested)
+    if rank_zero_only.rank == 0:
+        _summarise(cfg, parts, folder, found, validation, tested)
     records = parts.callbacks.get("records")
     if cfg.figures and cfg.test and isinstance(records, TestRecords):
         records.draw()
     return float(best.best_model_score)
+
+
+def _describe(cfg: DictConfig, parts: Parts, folder: Path) -> None:
+    """What the run is, and of which data."""
+    with atomic_write(folder / CONFIG) as file:
+        file.write(OmegaConf.to_yaml(cfg, resolve=True))
+    if record := parts.data.source.record():
+        with atomic_write(folder / "data.json") as file:
+            json.dump(record, file, indent=1)
 
 
 def _fit(cfg: DictConfig, parts: Parts, start: tuple[Path, dict[str, Any]] | None) -> dict[str, Any]:

@@ -159,9 +159,7 @@ def _from_table(entry: Entry, root: Path) -> EntryRows:
                 splits.append(_split_codes(kept[entry.split], table, entry.split))
             if entry.group is not None:
                 groups.append(kept[entry.group].to_numpy(dtype=object))
-            yield from (
-                f"{prefix}/{path}" if prefix and not path.startswith("/") else path for path in kept[entry.image]
-            )
+            yield from (_below(prefix, path) for path in kept[entry.image])
 
     found = StringTable(paths())
     _need_images(entry, found, table)

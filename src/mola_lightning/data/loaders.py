@@ -19,8 +19,8 @@ class ResumableLoader(DataLoader[Sample]):
     batch_sampler: EpochSampler
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch and the batch it started at. Whoever saves in mid-epoch fills in the batches that were trained:
-        with workers, more batches were fetched than that, and the loader cannot tell.
+        """The epoch and the batch it started at. :class:`ResumableCheckpoint` fills in the batch that comes next:
+        with workers, more batches were fetched than trained, and the loader cannot tell.
         """
         return {"epoch": self.batch_sampler.epoch, "batch": self.batch_sampler.start}
 

@@ -39,7 +39,7 @@ class FiniteGuard:
         self._buffers: list[tuple[Tensor, Tensor]] = []  # and what they were before the step
 
     def begin(self, module: nn.Module) -> None:
-        """A step begins: its forward pass changes buffers, norm statistics among them, which a skipped batch must not."""
+        """A step begins; a batch that is skipped must not leave its mark on buffers, norm statistics among them."""
         if self.mode == "skip_batch":
             self._buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
 
