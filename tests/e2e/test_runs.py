@@ -161,6 +161,8 @@ def test_weights_and_biases_works_offline(train_small: Train, tmp_path: Path, mo
     monkeypatch.setenv("WANDB_MODE", "offline")
     train_small(tmp_path / "run", "architecture=hps", "logger=wandb", "test=false", "trainer.max_epochs=1")
     stored = list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+    name = (tmp_path / "run" / "wandb" / "run_id.txt").read_text()  # kept, for a start of this run that goes on
+    assert {path.stem for path in stored} == {f"run-{name}"}
     assert len(stored) == 1
     assert stored[0].stat().st_size > 0
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -1,17 +1,20 @@
 """From a config to the objects of a run."""
 
+import secrets
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 
 from mola_lightning.core import ConfigError
+from mola_lightning.core.files import atomic_write
 from mola_lightning.data import MultiTaskDataModule
 from mola_lightning.training import MultiTaskModule
 from mola_lightning.training.checkpoints import AtomicCheckpointIO
@@ -73,7 +76,7 @@ def build_run(cfg: DictConfig, folder: Path, quiet: bool) -> Parts:
     if quiet:
         callbacks.pop("progress", None)
     journal = MetricsJournal(folder)
-    loggers: list[Logger] = [journal, *_loggers(cfg)]
+    loggers: list[Logger] = [journal, *_loggers(cfg, folder)]
     trainer = instantiate(
         cfg.trainer,
         callbacks=list(callbacks.values()),
@@ -91,8 +94,23 @@ def _plugins() -> list[Any]:
     return [AtomicCheckpointIO(), *cluster]
 
 
-def _loggers(cfg: DictConfig) -> list[Logger]:
-    loggers = [logger for logger in instantiate(cfg.logger, _convert_="all").values() if logger is not None]
+def _loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
+    loggers = [
+        instantiate(logger, **_wandb_run(logger, folder), _convert_="all")
+        for logger in cfg.logger.values()
+        if logger is not None
+    ]
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     return loggers
+
+
+def _wandb_run(logger: DictConfig, folder: Path) -> dict[str, Any]:
+    """The options by which a run that goes on stays one run at wandb: an id that is kept in its folder."""
+    if not str(logger.get("_target_")).endswith("WandbLogger") or logger.get("id"):
+        return {}
+    kept = folder / "wandb" / "run_id.txt"
+    if not kept.exists() and rank_zero_only.rank == 0:
+        with atomic_write(kept) as file:
+            file.write(secrets.token_hex(4))
+    return {"id": kept.read_text(encoding="utf-8"), "resume": "allow"} if kept.exists() else {}
