@@ -50,8 +50,8 @@ class Killer:
             folder: the run folder; messages go to a file beside it.
             overrides: beyond :data:`BASE`.
             kill: ``(kind, point, n)``: what happens at the n-th passing of a point; or SIGKILL after so many seconds.
-                Kinds: ``hook`` and ``io``: SIGKILL; ``SIGINT`` and the like, at a hook; ``fault``: a worker that dies,
-                an image that is not a number, a full disk.
+                Kinds: ``hook`` and ``io``: SIGKILL; ``SIGINT`` and the like, at a hook; ``twice``: SIGINT two
+                times; ``fault``: a worker that dies, an image that is not a number, a full disk.
             without: an ingredient of exact resume to take out.
         """
         job = {"folder": str(folder), "overrides": [*BASE, *overrides], "kill": kill, "without": without}
@@ -213,6 +213,8 @@ def _arm(kill: Any) -> None:
 
     if kind == "io":
         _at_file(point, die, now)
+    elif kind == "twice":
+        _at_hook(point, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)], now)
     elif kind == "fault":
         _at_fault(point, number, now)
     else:
@@ -220,7 +222,7 @@ def _arm(kill: Any) -> None:
         _at_hook(point, lambda: os.kill(os.getpid(), signum), now)
 
 
-def _at_hook(point: str, act: Callable[[], None], now: Callable[[], bool]) -> None:
+def _at_hook(point: str, act: Callable[[], object], now: Callable[[], bool]) -> None:
     from lightning.pytorch.trainer import call
 
     before = call._call_callback_hooks

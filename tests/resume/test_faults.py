@@ -36,6 +36,16 @@ def test_a_signal_saves_and_ends(
 
 
 @pytest.mark.slow
+def test_a_second_interrupt_ends_at_once(killer: Any, killing: Any, whole: Whole, methods: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert killer.run(run, methods["grad"], ("twice", "on_train_batch_end", 9)) == 1
+    assert "stopped in the midst of a step" in said(run)
+    assert newest_checkpoint(run / "checkpoints")[1]["global_step"] == 3
+    assert killer.run(run, methods["grad"]) == 0
+    assert killing.differences(whole("grad"), run) == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "message"),
     [

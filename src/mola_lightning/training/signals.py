@@ -57,6 +57,7 @@ class StopSignals:
 
     def _note(self, signum: int, frame: Any) -> None:
         if signum == signal.SIGINT and self.received == signal.SIGINT:
+            log.warning("stopped in the midst of a step; the run goes on from its last checkpoint when started again")
             raise KeyboardInterrupt
         if signum == signal.SIGINT:
             log.warning("interrupted: this step is finished and saved; Ctrl-C again stops at once")
