@@ -15,7 +15,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME
 
-.PHONY: help install test check demo bench bench-architectures bench-data lock clean
+.PHONY: help install test soak check demo bench bench-architectures bench-data lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' Makefile
@@ -28,13 +28,16 @@ $(STAMP): requirements.lock pyproject.toml setup.py
 
 test: $(STAMP) ## run all tests, on two processes (below ten minutes)
 	@echo "running all tests on two processes"
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 $(BY_FILE) --durations=10 $(ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 $(BY_FILE) --durations=10 -m "not soak" $(ARGS)
+
+soak: $(STAMP) ## kill and preempt many runs, and see that they end as undisturbed ones (a few minutes)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 $(BY_FILE) --durations=10 -m soak $(ARGS)
 
 check: $(STAMP) ## format, lint and type check, then the fast tests
 	@echo "ruff format" && $(PY) -m ruff format --check --quiet . || { echo "run: $(PY) -m ruff format ."; exit 1; }
 	@echo "ruff check" && $(PY) -m ruff check --quiet .
 	@echo "mypy" && $(PY) -m mypy --no-error-summary
-	@echo "fast tests" && OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 $(BY_FILE) -m "not slow" $(ARGS)
+	@echo "fast tests" && OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 $(BY_FILE) -m "not slow and not soak" $(ARGS)
 
 demo: $(STAMP) ## train and compare on the digits benchmark: the shortest way to see what this is for
 	@$(PY) -m mola_lightning.cli.demo $(ARGS)

@@ -30,12 +30,12 @@ class Training:
     def __call__(self) -> float:
         self.count += 1
         assert not (self.folder / "error.txt").exists()
-        assert not (self.folder / "metrics.jsonl").exists(), "it does not begin from nothing"
+        self.found_journal = (self.folder / "metrics.jsonl").exists()
         (self.folder / "config.yaml").write_text("seed: 0")
         if self.dies == "config":
             raise self.error
         (self.folder / "metrics.jsonl").write_text("{}")
-        (self.folder / "checkpoints").mkdir()
+        (self.folder / "checkpoints").mkdir(exist_ok=True)
         if self.dies == "epoch":
             raise self.error
         summary = {"status": "done", "config_key": KEY, "score": 0.1 + 0.2}
@@ -66,7 +66,7 @@ def test_results_are_not_overwritten(tmp_path: Path) -> None:
     assert not (tmp_path / "error.txt").exists()
 
 
-def test_a_killed_run_begins_again(tmp_path: Path) -> None:
+def test_a_killed_run_finds_what_it_left(tmp_path: Path) -> None:
     killed, training = Training(tmp_path, "epoch", KeyboardInterrupt()), Training(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         job(tmp_path, killed)
@@ -76,6 +76,8 @@ def test_a_killed_run_begins_again(tmp_path: Path) -> None:
         job(tmp_path, training, key=OTHER)
     assert (tmp_path / "metrics.jsonl").exists()
     assert job(tmp_path, training) == 0.1 + 0.2
+    assert training.found_journal  # and decides by its checkpoints where it goes on
+    assert not killed.found_journal
     assert (tmp_path / "notes.txt").exists()
 
 

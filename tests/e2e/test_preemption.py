@@ -56,7 +56,7 @@ def states(folder: Path) -> dict[str, str]:
     return {run.name.split("_")[2]: run.state for run in sweep_status(folder)[0]}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_job_that_is_preempted_twice(tmp_path: Path, command: Callable[..., Any]) -> None:
     sweep = tmp_path / "sweep"
     job = launch(sweep)

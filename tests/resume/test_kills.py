@@ -7,25 +7,18 @@ from typing import Any
 
 import pytest
 
-# An epoch has 5 batches; a checkpoint is due every 2 steps and at the start of an epoch.
+# A few of the moments of tests/soak. An epoch has 5 batches; a checkpoint is due every 2 steps and as an epoch begins.
 KILLS = [
     ("router", ("hook", "on_train_batch_end", 4)),
-    ("router", ("hook", "on_validation_start", 1)),
     ("router", ("hook", "on_train_epoch_end", 2)),
-    ("router", ("io", "half", 4)),
     ("router", ("io", "row", 4)),
-    ("grad", ("hook", "on_train_batch_start", 8)),
     ("grad", ("hook", "on_validation_end", 2)),
     ("grad", ("hook", "on_train_end", 1)),
-    ("grad", ("io", "before_replace", 6)),
     ("grad", ("io", "half", 2)),
-    ("stateful", ("hook", "on_train_batch_end", 5)),
     ("stateful", ("hook", "on_train_epoch_start", 3)),
     ("stateful", ("hook", "on_validation_batch_end", 3)),
     ("stateful", ("hook", "on_test_batch_end", 1)),
     ("stateful", ("io", "after_replace", 5)),
-    ("stateful", ("io", "after_replace", 6)),
-    ("stateful", ("io", "row", 5)),
 ]
 CONTROLS = [
     ("seeds", ("hook", "on_train_batch_end", 8)),
@@ -44,7 +37,7 @@ def test_killed_at_a_moment(
     assert killer.trial(whole(method), tmp_path / "run", methods[method], [kill]) == []
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("method", ["router", "grad", "stateful"])
 def test_killed_several_times_at_random(
     killer: Any, whole: Callable[[str], Path], methods: Any, tmp_path: Path, method: str
@@ -54,7 +47,7 @@ def test_killed_several_times_at_random(
     assert killer.trial(whole(method), tmp_path / "run", methods[method], [*kills, draws.uniform(0.3, 1.5)]) == []
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(("ingredient", "kill"), CONTROLS, ids=lambda v: v if isinstance(v, str) else None)
 def test_without_an_ingredient_it_differs(
     killer: Any, whole: Callable[[str], Path], methods: Any, tmp_path: Path, ingredient: str, kill: tuple[str, str, int]
