@@ -22,7 +22,9 @@ def said(folder: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGUSR2", 140)])
+@pytest.mark.parametrize(
+    ("name", "code"), [("SIGINT", 130), ("SIGUSR2", 140), pytest.param("SIGTERM", 143, marks=pytest.mark.soak)]
+)
 def test_a_signal_saves_and_ends(
     killer: Any, killing: Any, whole: Whole, methods: Any, tmp_path: Path, name: str, code: int
 ) -> None:

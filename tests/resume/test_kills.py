@@ -20,6 +20,15 @@ KILLS = [
     ("stateful", ("hook", "on_test_batch_end", 1)),
     ("stateful", ("io", "after_replace", 5)),
 ]
+MORE = [
+    ("router", ("hook", "on_validation_start", 1)),
+    ("router", ("io", "half", 4)),
+    ("grad", ("hook", "on_train_batch_start", 8)),
+    ("grad", ("io", "before_replace", 6)),
+    ("stateful", ("hook", "on_train_batch_end", 5)),
+    ("stateful", ("io", "after_replace", 6)),
+    ("stateful", ("io", "row", 5)),
+]
 CONTROLS = [
     ("seeds", ("hook", "on_train_batch_end", 8)),
     ("meters", ("hook", "on_train_batch_end", 8)),
@@ -30,7 +39,11 @@ CONTROLS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "kill"), KILLS, ids=lambda v: v if isinstance(v, str) else f"{v[1]}-{v[2]}")
+@pytest.mark.parametrize(
+    ("method", "kill"),
+    [*KILLS, *(pytest.param(*more, marks=pytest.mark.soak) for more in MORE)],
+    ids=lambda v: v if isinstance(v, str) else f"{v[1]}-{v[2]}",
+)
 def test_killed_at_a_moment(
     killer: Any, whole: Callable[[str], Path], methods: Any, tmp_path: Path, method: str, kill: tuple[str, str, int]
 ) -> None:

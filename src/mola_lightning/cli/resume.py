@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mola_lightning.cli.build import Parts
 from mola_lightning.cli.folders import CHECKPOINTS, CONFIG, clear, finished
-from mola_lightning.cli.naming import config_content
+from mola_lightning.cli.naming import LEFT_OUT, config_content
 from mola_lightning.core import ConfigError, RunFolderError
 from mola_lightning.core.errors import one_of
 from mola_lightning.training.callbacks import ResumableCheckpoint
@@ -19,6 +19,7 @@ from mola_lightning.training.checkpoints import newest_checkpoint
 log = logging.getLogger(__name__)
 
 MODES = ("auto", "never", "must")
+OURS = {"architecture", "callbacks", "data", "trainer", "paths"}  # some keys of every run's config
 SHOWN = 8  # differing settings that a message lists
 
 
@@ -30,15 +31,10 @@ def starting_point(cfg: DictConfig, folder: Path) -> tuple[Path, dict[str, Any]]
         folder: the run folder.
 
     Raises:
-        RunFolderError: for a checkpoint of another config, none at all with ``resume=must``, or a finished run with
-            ``resume=never``.
+        RunFolderError: for a checkpoint of another config, none at all with ``resume=must``, or a folder that cannot be
+            cleared: it holds a finished run, or files that are not of an unfinished run of this config.
     """
     one_of("resume", cfg.resume, MODES)
-    if cfg.resume == "never" and finished(folder):
-        raise RunFolderError(
-            f"{folder} holds a finished run and resume=never. Results are not overwritten: choose another folder with "
-            "hydra.run.dir=..., or delete this one."
-        )
     found = newest_checkpoint(folder / CHECKPOINTS) if cfg.resume != "never" else None
     if found is None:
         if cfg.resume == "must":
@@ -47,7 +43,7 @@ def starting_point(cfg: DictConfig, folder: Path) -> tuple[Path, dict[str, Any]]
                 "resume=auto begins anew where there is none."
             )
         if (folder / CONFIG).exists() and rank_zero_only.rank == 0:
-            clear(folder)
+            _clear(cfg, folder)
         return None
     path, content = found
     if cfg.callbacks.get("last") is None:
@@ -82,6 +78,28 @@ def restore_finished(parts: Parts, state: Mapping[str, Any]) -> bool:
     parts.trainer.fit_loop.load_state_dict(state["loops"]["fit_loop"])  # epoch and step, which the test is logged with
     parts.journal.rewind(int(state["resume"]["journal"]))
     return True
+
+
+def _clear(cfg: DictConfig, folder: Path) -> None:
+    """Make way for a run that begins anew; only what an unfinished run of ours has left is removed."""
+    if finished(folder):
+        raise RunFolderError(
+            f"{folder} holds a finished run, and there is no checkpoint to take it up from (or resume=never). Results "
+            "are not overwritten: choose another folder with hydra.run.dir=..., or delete this one."
+        )
+    before: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
+    now: Any = OmegaConf.to_container(cfg, resolve=True)
+    if not isinstance(before, dict) or not set(before) >= OURS:
+        raise RunFolderError(
+            f"{folder / CONFIG} is not of a run of mola_lightning, and a run would replace it. Choose another "
+            "folder with hydra.run.dir=..."
+        )
+    if cfg.resume != "never" and any(before.get(k) != now.get(k) for k in {*before, *now} - {*LEFT_OUT}):
+        raise RunFolderError(
+            f"{folder} holds an unfinished run of another configuration. Choose another folder with hydra.run.dir=..., "
+            "or begin anew with resume=never."
+        )
+    clear(folder)
 
 
 def _check_same(before: Mapping[str, Any] | None, now: Mapping[str, Any], path: Path) -> None:

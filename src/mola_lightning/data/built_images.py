@@ -14,7 +14,7 @@ from mola_lightning.core import ConfigError, RunFolderError, seed_of
 from mola_lightning.core.errors import one_of, positive_int, require
 from mola_lightning.data.base import Source, Split, check_split
 from mola_lightning.data.cache import default_cache_root, read_arrays, write_arrays
-from mola_lightning.data.contact_sheet import draw_contact_sheet
+from mola_lightning.data.contact_sheet import draw_contact_sheet, write_sheet
 from mola_lightning.data.digit_sources import SIZE, Part, resize
 from mola_lightning.data.memory import InMemoryDataset
 from mola_lightning.data.transforms import Normalize, RandomShift
@@ -157,13 +157,7 @@ class BuiltImages(Source):
 
     def write_contact_sheet(self, path: str | Path, per_task: int = 16) -> Path:
         """Write :meth:`contact_sheet` as a PNG file, and return its path."""
-        path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.contact_sheet(per_task).save(path, format="PNG")
-        except OSError as error:
-            raise RunFolderError(f"cannot write the contact sheet {path}: {error.strerror or error}") from error
-        return path
+        return write_sheet(self.contact_sheet(per_task), path)
 
     @classmethod
     def check_names(cls, names: Sequence[str]) -> tuple[str, ...]:

@@ -2,13 +2,14 @@
 
 import colorsys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from mola_lightning.core import DataError, Task
+from mola_lightning.core import DataError, RunFolderError, Task
 from mola_lightning.core.errors import positive_int
 from mola_lightning.data.base import TaskDataset
 from mola_lightning.data.dense import DenseDataset
@@ -17,6 +18,21 @@ from mola_lightning.data.dense_transforms import target_kind
 CHANNELS = (1, 3)  # of images that can be shown
 UNREADABLE = 0.8  # grey of the tile of an image that cannot be read
 LOOKED_AT = 100  # rows per image wanted, to find rows of a task where rows have several
+
+
+def write_sheet(sheet: Image.Image, path: str | Path) -> Path:
+    """Write a contact sheet as a PNG file, and return its path.
+
+    Raises:
+        RunFolderError: when it cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(path, format="PNG")
+    except OSError as error:
+        raise RunFolderError(f"cannot write the contact sheet {path}: {error.strerror or error}") from error
+    return path
 
 
 def draw_contact_sheet(dataset: TaskDataset, per_task: int = 16, scale: int = 2) -> Image.Image:

@@ -15,7 +15,7 @@ from mola_lightning.core import Regime, RunFolderError, seed_of
 from mola_lightning.core.errors import one_of, positive_int, require
 from mola_lightning.data.base import SPLITS, Source, Split, check_split
 from mola_lightning.data.cache import default_cache_root, read_arrays, write_arrays
-from mola_lightning.data.contact_sheet import draw_dense_sheet
+from mola_lightning.data.contact_sheet import draw_dense_sheet, write_sheet
 from mola_lightning.data.dense import DenseDataset, depth_task, normals_task, segmentation_task
 from mola_lightning.data.dense_transforms import DenseTransforms
 from mola_lightning.data.parallel import in_processes
@@ -195,13 +195,7 @@ class Rooms(Source):
 
     def write_contact_sheet(self, path: str | Path, count: int = 8) -> Path:
         """Write :meth:`contact_sheet` as a PNG file, and return its path."""
-        path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.contact_sheet(count).save(path, format="PNG")
-        except OSError as error:
-            raise RunFolderError(f"cannot write the contact sheet {path}: {error.strerror or error}") from error
-        return path
+        return write_sheet(self.contact_sheet(count), path)
 
 
 class _Reader:

@@ -161,7 +161,6 @@ class ResumableCheckpoint(Callback):
             "journal": journal.length() if journal is not None else 0,
             "callback_metrics": dict(trainer.callback_metrics),
             "step": trainer.global_step,
-            "epochs": trainer.current_epoch,
             "seconds": self.seconds,
             "resumes": self.resumes,
             "finished": self._finished,
