@@ -500,7 +500,7 @@ def test_runs(architecture: str, difficulty: str, tmp_path: Path) -> None:
                 "trainer.max_epochs=1", "callbacks.last=null", "callbacks.records.num_conflict_batches=1",
             ],
         )  # fmt: skip
-    assert math.isfinite(train(cfg, tmp_path / "run", quiet=True))
+    assert math.isfinite(train(cfg, tmp_path / "run", sweep=True))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     metrics = {"segmentation": "miou", "depth": "abs_err", "normals": "mean_angle"}
     for split in ("val", "test"):

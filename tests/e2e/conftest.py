@@ -27,7 +27,7 @@ def composed(folder: Path, *overrides: str) -> Any:
 @pytest.fixture(scope="session")
 def train_small() -> Callable[..., float]:
     """``train_small(folder, "architecture=hps", ...)``: a run in ``folder``; its score."""
-    return lambda folder, *overrides: train(composed(folder, *overrides), folder, quiet=True)
+    return lambda folder, *overrides: train(composed(folder, *overrides), folder, sweep=True)
 
 
 @pytest.fixture(scope="session")

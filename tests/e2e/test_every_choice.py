@@ -81,7 +81,7 @@ Config = Callable[..., DictConfig]
 def run(cfg: DictConfig) -> dict[str, Any]:
     """The summary of the run, after a look at what it left."""
     folder = Path(cfg.paths.run)
-    score = train(cfg, folder, quiet=True)
+    score = train(cfg, folder, sweep=True)
     assert 0 <= score <= 1
     journal = pd.read_csv(folder / "metrics.csv")
     assert journal["train/loss"].map(math.isfinite).any()
@@ -158,7 +158,7 @@ def test_balancers_of_features_where_rows_are_disjoint(balancer: str, regime: Re
     refused = rf"{regime.value} regime each row belongs to one task.*diagonal.*balancer={FEATURE_LEVEL[balancer]}\)"
     cfg = config(regime, "hps", f"balancer={balancer}")
     with pytest.raises(ConfigError, match=refused):
-        train(cfg, Path(cfg.paths.run), quiet=True)
+        train(cfg, Path(cfg.paths.run), sweep=True)
     assert not (Path(cfg.paths.run) / "config.yaml").exists()
 
 
@@ -168,11 +168,11 @@ def test_balancers_of_features_where_each_task_has_its_own(balancer: str, config
     with pytest.raises(
         ConfigError, match=rf"features of its own.*architecture=hps.*balancer={FEATURE_LEVEL[balancer]}"
     ):
-        train(cfg, Path(cfg.paths.run), quiet=True)
+        train(cfg, Path(cfg.paths.run), sweep=True)
 
 
 def test_samplers_by_task_where_rows_have_several(config: Config) -> None:
     cfg = config(Regime.SINGLE_INPUT, "hps")
     cfg.sampler = composed("architecture=hps", "sampler=balanced").sampler
     with pytest.raises(ConfigError, match=r"BalancedSampler.*several tasks.*sampler=proportional"):
-        train(cfg, Path(cfg.paths.run), quiet=True)
+        train(cfg, Path(cfg.paths.run), sweep=True)

@@ -130,7 +130,7 @@ def run(folder: Path, data: Path, *overrides: str) -> dict[str, Any]:
     places = (f"paths.run={folder}", f"paths.data={data}", f"paths.cache={data / 'cache'}")
     with initialize_config_module("mola_lightning.conf", version_base="1.3"):
         cfg = compose("train", [*SMALL, *overrides, *places])
-    assert math.isfinite(train(cfg, folder, quiet=True))
+    assert math.isfinite(train(cfg, folder, sweep=True))
     return json.loads((folder / "summary.json").read_text())
 
 

@@ -192,7 +192,7 @@ def _child(config: Any, folder: str, kill: Any, without: str | None) -> None:
 
     _arm(kill)
     config.paths.run = folder
-    command(train)(config, Path(folder), quiet=True)
+    command(train)(config, Path(folder), sweep=True)
 
 
 def _arm(kill: Any) -> None:

@@ -50,6 +50,8 @@ class Architecture(nn.Module, ABC):
         num_experts: E, or 0 without experts.
         learned_logits: whether the routing carries logits that auxiliary losses can act on.
         penalty_names: names of the penalties that it adds to the training loss.
+        runs_whole: whether every batch runs whole through every part, whichever tasks it has; elsewhere a part of one
+            task rests without it.
     """
 
     regimes: ClassVar[frozenset[Regime]] = frozenset(Regime)
@@ -57,6 +59,7 @@ class Architecture(nn.Module, ABC):
     num_features: int
     num_experts: int = 0
     learned_logits: bool = False
+    runs_whole: ClassVar[bool] = False
     penalty_names: tuple[str, ...] = ()
 
     def __init__(self, tasks: Sequence[Task]) -> None:

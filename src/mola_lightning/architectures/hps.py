@@ -18,6 +18,7 @@ class HPS(Architecture):
     """
 
     method = "hps"
+    runs_whole = True
 
     def __init__(
         self,

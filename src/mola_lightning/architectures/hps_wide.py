@@ -40,6 +40,7 @@ class HPSWide(HPS):
     """
 
     method = "hps_wide"
+    runs_whole = True
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from mola_lightning.architectures.base import BackboneLike, Features
 from mola_lightning.architectures.branches import MixedBranches
 from mola_lightning.core import ConfigError, Task, TaskRows
 from mola_lightning.core.errors import require
+from mola_lightning.core.processes import of_first
 
 
 class LTB(MixedBranches):
@@ -93,7 +94,7 @@ class LTB(MixedBranches):
         assert self._progress is not None
         epoch, epochs = self._progress
         tau = (epochs / 20 if self.temperature is None else self.temperature) / sqrt(epoch + 1)
-        return [F.gumbel_softmax(each, tau=tau, hard=True, dim=1) for each in logits]
+        return [_draw(each, tau) for each in logits]
 
     def _all_logits(self) -> list[Tensor]:
         return [*self.logits, torch.stack(list(self.last_logits))]
@@ -131,3 +132,11 @@ class LTB(MixedBranches):
                 wanted = torch.cat([rows[name] for name in users]).unique()
                 level[node] = wanted, self.branches[node][stage](inputs[torch.searchsorted(passing, wanted)])
         return self.complete({name: level[path[-1]][1] for name, path in paths.items()}, rows, images)
+
+
+def _draw(logits: Tensor, tau: float) -> Tensor:
+    """Gumbel-softmax, hard with a straight-through gradient; all processes of a training draw the same tree."""
+    noise = of_first(-torch.empty_like(logits, memory_format=torch.legacy_contiguous_format).exponential_().log())
+    soft = ((logits + noise) / tau).softmax(dim=1)
+    hard = F.one_hot(soft.argmax(dim=1), soft.shape[1]).to(soft)
+    return hard - soft.detach() + soft

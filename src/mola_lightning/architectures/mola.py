@@ -36,6 +36,8 @@ class MoLA(Architecture):
         single_input: ``loop`` or ``tile``.
     """
 
+    runs_whole = True
+
     def __init__(
         self,
         tasks: Sequence[Task],

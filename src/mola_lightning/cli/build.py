@@ -11,6 +11,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from omegaconf import DictConfig, OmegaConf
 
 from mola_lightning.core import ConfigError
@@ -19,6 +20,7 @@ from mola_lightning.data import MultiTaskDataModule
 from mola_lightning.training import MultiTaskModule
 from mola_lightning.training.checkpoints import AtomicCheckpointIO
 from mola_lightning.training.journal import MetricsJournal
+from mola_lightning.training.sync_norms import SyncNorms
 
 
 class Parts(NamedTuple):
@@ -62,8 +64,8 @@ def build_module(cfg: DictConfig, data: MultiTaskDataModule) -> MultiTaskModule:
     return module
 
 
-def build_run(cfg: DictConfig, folder: Path, quiet: bool) -> Parts:
-    """All objects of a training run. ``quiet`` leaves the progress display out (a sweep shows its own)."""
+def build_run(cfg: DictConfig, folder: Path, sweep: bool) -> Parts:
+    """All objects of a training run; as part of a ``sweep``, without a progress display (a sweep shows its own)."""
     # Under deterministic algorithms torch would fill each new tensor first, at 5 % of a small model's step. Nothing
     # here reads what it has not written, so that no result depends on it.
     torch.utils.deterministic.fill_uninitialized_memory = False
@@ -73,7 +75,7 @@ def build_run(cfg: DictConfig, folder: Path, quiet: bool) -> Parts:
     callbacks = {name: callback for name, callback in callbacks.items() if callback is not None}
     if not isinstance(callbacks.get("best"), ModelCheckpoint):
         raise ConfigError("callbacks.best must be a ModelCheckpoint: the test is of the checkpoint that it selects")
-    if quiet:
+    if sweep:
         callbacks.pop("progress", None)
     journal = MetricsJournal(folder)
     loggers: list[Logger] = [journal, *_loggers(cfg, folder)]
@@ -81,17 +83,34 @@ def build_run(cfg: DictConfig, folder: Path, quiet: bool) -> Parts:
         cfg.trainer,
         callbacks=list(callbacks.values()),
         logger=loggers,
-        plugins=_plugins(),
+        plugins=_plugins(cfg),
         default_root_dir=str(folder),
         _convert_="all",
     )
+    if sweep:
+        _check_launch(trainer)
     return Parts(data, module, trainer, callbacks, journal)
 
 
-def _plugins() -> list[Any]:
+def _plugins(cfg: DictConfig) -> list[Any]:
     # On SLURM Lightning would requeue the job itself; who launched it does, and a signal has one owner.
     cluster = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-    return [AtomicCheckpointIO(), *cluster]
+    norms = [SyncNorms()] if cfg.trainer.get("sync_batchnorm") else []
+    return [AtomicCheckpointIO(), *cluster, *norms]
+
+
+def _check_launch(trainer: pl.Trainer) -> None:
+    """Lightning starts further processes by the command line, and that of a sweep is not the command of one run."""
+    launcher = trainer.strategy.launcher
+    if (
+        isinstance(launcher, _SubprocessScriptLauncher)
+        and not launcher.cluster_environment.creates_processes_externally
+    ):
+        raise ConfigError(
+            f"a sweep cannot start the {trainer.world_size} processes of a run by itself. Let its launcher start them "
+            f"(hydra/launcher=slurm_gpus hydra.launcher.tasks_per_node={trainer.num_devices}), take trainer.devices=1, "
+            "or train the runs one by one without -m."
+        )
 
 
 def _loggers(cfg: DictConfig, folder: Path) -> list[Logger]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +37,7 @@ from mola_lightning.training.signals import RunInterrupted
 def train(
     cfg: DictConfig,
     folder: Path,
-    quiet: bool = False,
+    sweep: bool = False,
     overrides: Sequence[str] = (),
     choices: Mapping[str, str | None] | None = None,
 ) -> float:
@@ -45,7 +46,7 @@ def train(
     Args:
         cfg: the composed config.
         folder: the run folder.
-        quiet: without a progress display.
+        sweep: the run is one of a sweep, which shows its progress.
         overrides: of the config, for the summary.
         choices: what was chosen in each config group, for the summary.
 
@@ -56,7 +57,7 @@ def train(
         torch.set_num_threads(cfg.num_threads)
     _check_writable(folder)
     start = starting_point(cfg, folder)
-    parts = build_run(cfg, folder, quiet)
+    parts = build_run(cfg, folder, sweep)
     if rank_zero_only.rank == 0:
         _describe(cfg, parts, folder)
     fitted = _fit(cfg, parts, start)
@@ -160,7 +161,7 @@ def _method(module: MultiTaskModule, balancer: str | None) -> str:
 def _check_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
+        probe = folder / f".writable-{os.getpid()}"  # several processes may train one run
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -199,7 +200,10 @@ def _job(cfg: DictConfig) -> float:
 def _single(run: Callable[[], float], folder: Path, root: Path) -> float:
     """A run by itself. A folder in which nothing was trained is removed again: nothing half-written is left behind."""
     # With hydra.run.dir=. the run folder is one that the user already has: nothing in it is ours to remove.
-    ours = folder.resolve() != Path.cwd() and not (folder.is_dir() and any(folder.iterdir()))
+    # Of several processes the first looks after the folder.
+    ours = (
+        rank_zero_only.rank == 0 and folder.resolve() != Path.cwd() and not (folder.is_dir() and any(folder.iterdir()))
+    )
     try:
         score = run()
     except Exception as error:

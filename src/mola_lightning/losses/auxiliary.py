@@ -53,6 +53,7 @@ class TwDLoss(AuxiliaryLoss):
         weight: factor in the total; the paper's is 0.1.
         projection_dim: width of the space in which images are compared.
         temperature: divides the cosine similarities.
+        gather: with several processes, compare the images of the global batch and not only those of each process.
     """
 
     def __init__(
@@ -62,9 +63,10 @@ class TwDLoss(AuxiliaryLoss):
         weight: float = 0.1,
         projection_dim: int = 32,
         temperature: float = 1.0,
+        gather: bool = False,
     ) -> None:
         super().__init__(weight)
-        self.decorrelation = TaskwiseDecorrelation(num_experts, projection_dim, temperature)
+        self.decorrelation = TaskwiseDecorrelation(num_experts, projection_dim, temperature, gather)
 
     def forward(self, output: ModelOutput) -> Tensor:
         """TwD of the batch.

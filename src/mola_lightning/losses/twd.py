@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mola_lightning.core.errors import positive_int, require
+from mola_lightning.core.processes import gather_rows
 
 
 class TaskwiseDecorrelation(nn.Module):
@@ -13,23 +14,26 @@ class TaskwiseDecorrelation(nn.Module):
     The raw logits, before softmax, are projected to ``projection_dim`` dimensions by a linear layer that belongs to the
     loss and is trained with it; the projections get a supervised contrastive loss in which the task id is the class.
 
-    Under several processes the pairs are those of the local batch.
-
     Args:
         num_experts: E, width of the logits.
         projection_dim: width of the space in which images are compared.
         temperature: divides the cosine similarities.
+        gather: with several processes, pair the images of the global batch; else those of each process's part, and the
+            loss is the mean over processes.
 
     Raises:
         ConfigError: for a value that cannot work.
     """
 
-    def __init__(self, num_experts: int, projection_dim: int = 32, temperature: float = 1.0) -> None:
+    def __init__(
+        self, num_experts: int, projection_dim: int = 32, temperature: float = 1.0, gather: bool = False
+    ) -> None:
         super().__init__()
         positive_int("num_experts", num_experts)
         positive_int("projection_dim", projection_dim)
         require(temperature > 0, f"temperature must be > 0, got {temperature!r}")
         self.temperature = float(temperature)
+        self.gather = gather
         self.projection = nn.Linear(num_experts, projection_dim)
 
     def forward(self, logits: Tensor, task_ids: Tensor) -> Tensor:
@@ -42,7 +46,10 @@ class TaskwiseDecorrelation(nn.Module):
         Returns:
             A scalar; 0 when no two rows share a task.
         """
-        return self.pairwise(self.projection(logits), task_ids, self.temperature)
+        z = self.projection(logits)
+        if self.gather:
+            z, task_ids = gather_rows(z), gather_rows(task_ids)
+        return self.pairwise(z, task_ids, self.temperature)
 
     @staticmethod
     def pairwise(z: Tensor, task_ids: Tensor, temperature: float = 1.0) -> Tensor:

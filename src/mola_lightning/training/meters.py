@@ -1,6 +1,6 @@
 """Losses and metrics of one stage, gathered over an epoch; exact over uneven batches, absent tasks and processes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -74,9 +74,17 @@ class Meters(nn.Module):
         values |= {f"mean/{name}": torch.stack(entries).mean() for name, entries in named.items() if entries}
         return values | ({"score": torch.stack(scores).mean()} if scores else {})
 
-    def state(self) -> list[tuple[int, dict[str, Tensor]]]:
-        """What was gathered so far, for a checkpoint; not in ``state_dict``, which is of weights."""
-        return [(meter._update_count, dict(meter.metric_state)) for meter in self._sums()]
+    def state(self, mean: Callable[[Tensor], Tensor] | None = None) -> list[tuple[int, dict[str, Tensor]]]:
+        """What was gathered so far, for a checkpoint; not in ``state_dict``, which is of weights.
+
+        Args:
+            mean: over the processes, where there are several: their sums add up, and all of them load the same.
+        """
+        of_all = mean or (lambda value: value)
+        return [
+            (meter._update_count, {name: of_all(value.clone()) for name, value in meter.metric_state.items()})
+            for meter in self._sums()
+        ]
 
     def load_state(self, state: Sequence[tuple[int, Mapping[str, Tensor]]]) -> None:
         """Take up what :meth:`state` gave."""

@@ -257,7 +257,8 @@ class MultiTaskModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the tasks' names, and the sums of an epoch under way."""
         checkpoint["tasks"] = list(self.names)
-        checkpoint["train_meters"] = self.meters["train_"].state()
+        mean = partial(self.trainer.strategy.reduce, reduce_op="mean") if self._world_size > 1 else None
+        checkpoint["train_meters"] = self.meters["train_"].state(mean)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other tasks, or of the same in another order."""

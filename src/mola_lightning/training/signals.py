@@ -63,14 +63,18 @@ class StopSignals:
             log.warning("interrupted: this step is finished and saved; Ctrl-C again stops at once")
         self.received = signum
 
-    def serve(self, epoch: int, step: int) -> None:
-        """End the run as the waiting signal asks, now that all is saved.
+    def serve(self, signum: int, epoch: int, step: int) -> None:
+        """End the run as a signal asks, now that all is saved.
+
+        Args:
+            signum: the signal; with several processes another one may have received it.
+            epoch: that goes on, from 0.
+            step: optimiser steps done.
 
         Raises:
             RunInterrupted: unless a launcher's handler looks after it.
         """
-        signum, self.received = self.received, None
-        assert signum is not None
+        self.received = None
         launcher = self._before.get(signal.SIGUSR2)
         if not callable(launcher):
             raise RunInterrupted(signum, epoch, step)

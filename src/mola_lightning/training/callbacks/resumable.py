@@ -95,10 +95,12 @@ class ResumableCheckpoint(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Save if it is time to; then seed."""
         # Half-summed gradients are in no checkpoint.
-        if batch_idx % trainer.accumulate_grad_batches == 0 and self._due(trainer, batch_idx):
-            self._save(trainer, pl_module, batch_idx)
-            if self._signals.received:
-                self._signals.serve(trainer.current_epoch, trainer.global_step)
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            due, signum = self._due(trainer, batch_idx)
+            if due:
+                self._save(trainer, pl_module, batch_idx)
+            if signum:
+                self._signals.serve(signum, trainer.current_epoch, trainer.global_step)
         self._reseed(trainer, "train", batch_idx)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -115,19 +117,20 @@ class ResumableCheckpoint(Callback):
         """Give the signals back."""
         self._signals.restore()
 
-    def _due(self, trainer: Trainer, batch_idx: int) -> bool:
+    def _due(self, trainer: Trainer, batch_idx: int) -> tuple[bool, int]:
+        """Whether to save, and the signal that asks the training to stop, else 0."""
         steps = trainer.global_step - self._saved_step
-        if steps > 0 and (batch_idx == 0 or (self.every_n_steps is not None and steps >= self.every_n_steps)):
-            return True
+        planned = batch_idx == 0 or (self.every_n_steps is not None and steps >= self.every_n_steps)
         late = self.every_n_minutes is not None and time.monotonic() - self._saved_time >= 60 * self.every_n_minutes
-        asked = self._signals.received is not None or (late and steps > 0)
-        if trainer.world_size == 1:
-            return asked
-        # Clocks and signals differ between processes, and all of them must save the same step.
-        if trainer.global_step % AGREE_EVERY:
-            return False
-        agreed: bool = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        return agreed
+        signum = self._signals.received or 0
+        if trainer.world_size > 1:
+            # Clocks and signals differ between processes, and all of them must save, and stop, at the same step.
+            if not planned and trainer.global_step % AGREE_EVERY:
+                return False, 0
+            asked = torch.tensor([int(late), signum], device=trainer.strategy.root_device)
+            any_late, signum = map(int, trainer.strategy.reduce(asked, reduce_op="max"))
+            late = any_late > 0
+        return (steps > 0 and (planned or late)) or signum > 0, signum
 
     def _save(self, trainer: Trainer, module: LightningModule, batch_idx: int | None) -> None:
         broken = [name for name, parameter in module.named_parameters() if not bool(parameter.isfinite().all())]
