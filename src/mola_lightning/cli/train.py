@@ -214,7 +214,8 @@ def _single(run: Callable[[], float], folder: Path, root: Path) -> float:
     except RunInterrupted as interruption:
         interruption.add_note(f"Saved in {folder}. To go on, repeat the command with hydra.run.dir={folder}")
         raise
-    Console(stderr=True).print(f"run folder: {folder}", soft_wrap=True)
+    if rank_zero_only.rank == 0:
+        Console(stderr=True).print(f"run folder: {folder}", soft_wrap=True)
     return score
 
 

@@ -233,7 +233,8 @@ class MultiTaskModule(pl.LightningModule):
     def _report(self, stage: str) -> None:
         values = self.meters[f"{stage}_"].compute()
         self.meters[f"{stage}_"].reset()
-        self.log_dict({f"{stage}/{key}": value for key, value in values.items()})
+        # The meters have added up over processes: equal values, of which the mean is the same again.
+        self.log_dict({f"{stage}/{key}": value for key, value in values.items()}, sync_dist=True)
 
     def on_train_epoch_start(self) -> None:
         """Tell balancer and architecture which epoch it is."""
