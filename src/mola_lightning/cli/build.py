@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from omegaconf import DictConfig, OmegaConf
 
+from mola_lightning.cli.search.trial import trial_pruning
 from mola_lightning.core import ConfigError
 from mola_lightning.core.files import atomic_write
 from mola_lightning.data import MultiTaskDataModule
@@ -77,6 +78,8 @@ def build_run(cfg: DictConfig, folder: Path, sweep: bool) -> Parts:
         raise ConfigError("callbacks.best must be a ModelCheckpoint: the test is of the checkpoint that it selects")
     if sweep:
         callbacks.pop("progress", None)
+    if (pruning := trial_pruning(folder)) is not None:
+        callbacks["pruning"] = pruning
     journal = MetricsJournal(folder)
     loggers: list[Logger] = [journal, *_loggers(cfg, folder)]
     trainer = instantiate(

@@ -16,15 +16,17 @@ from typing import IO, Any
 from mola_lightning.cli.errors import explain
 from mola_lightning.core import MolaError, RunFolderError
 from mola_lightning.core.files import atomic_write
+from mola_lightning.training.callbacks import RunPruned
 
 log = logging.getLogger(__name__)
 
 CONFIG, JOURNAL, SUMMARY, ERROR, LOCK = "config.yaml", "metrics.jsonl", "summary.json", "error.txt", ".lock"
 CHECKPOINTS = "checkpoints"
+PRUNED = "pruned.json"  # of a run that a search has ended early
 # All that a run writes. Anything else in its folder is the user's and stays.
 CONTENT = (
     CONFIG, JOURNAL, "metrics.csv", "data.json", CHECKPOINTS, "figures", "analysis", "tensorboard", "wandb",
-    SUMMARY, ERROR,
+    SUMMARY, ERROR, PRUNED,
 )  # fmt: skip
 
 
@@ -44,11 +46,14 @@ def run_once(folder: Path, key: str, skip_done: bool, overrides: Sequence[str], 
 
     Raises:
         RunFailed: when the run fails, or the folder is not free for it.
+        RunPruned: when the search that it belongs to gives it up.
     """
     with claimed(folder) as lock:
         try:
             score = _begin(folder, key, skip_done, lock)
             return _trained(folder, train) if score is None else score
+        except RunPruned:
+            raise
         except Exception as error:
             raise _failure(folder, error, overrides) from error
 

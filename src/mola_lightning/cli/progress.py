@@ -31,6 +31,17 @@ class SweepProgress(Callback):
         SweepWatch(Path(config.hydra.sweep.dir), total, varied, self.every).start()
 
 
+def watching() -> list[SweepWatch]:
+    """The watches of this process."""
+    return [thread for thread in threading.enumerate() if isinstance(thread, SweepWatch)]
+
+
+def expect_runs(total: int, varied: set[str]) -> None:
+    """Tell the watch what a search knows only when it has seen its study: how many runs come, and what differs."""
+    for watch in watching():
+        watch.total, watch.varied = total, varied
+
+
 @contextmanager
 def sweep_report() -> Iterator[None]:
     """Ends the watching whatever ends the sweep, and says which runs failed.
@@ -44,7 +55,7 @@ def sweep_report() -> Iterator[None]:
             yield
         finally:
             # Hydra tells callbacks of the end of a sweep only if it ends well.
-            watches += [thread for thread in threading.enumerate() if isinstance(thread, SweepWatch)]
+            watches += watching()
             for watch in watches:
                 watch.finish()
     except RunFailed as error:

@@ -12,12 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from mola_lightning.cli.errors import command
-from mola_lightning.cli.folders import CONFIG, ERROR, JOURNAL, SUMMARY, finished, owner, read_failure
+from mola_lightning.cli.folders import CONFIG, ERROR, JOURNAL, PRUNED, SUMMARY, finished, owner, read_failure
 from mola_lightning.cli.progress import grid
+from mola_lightning.cli.search.record import planned_runs
 from mola_lightning.core import RunFolderError
 from mola_lightning.training.journal import read_journal
 
-STYLES = {"running": "cyan", "failed": "red", "stopped": "yellow"}
+STYLES = {"pruned": "magenta", "running": "cyan", "failed": "red", "stopped": "yellow"}
 
 
 class RunStatus(NamedTuple):
@@ -25,8 +26,8 @@ class RunStatus(NamedTuple):
 
     Attributes:
         name: of its folder.
-        state: ``done``, ``failed``, ``running``, or ``stopped``: killed or interrupted, and goes on when it is started
-            again.
+        state: ``done``, ``failed``, ``running``, ``pruned``: ended early by its search; or ``stopped``: killed or
+            interrupted, and goes on when it is started again.
         starts: how often it was started.
         said: the score of a run that is done, the reason of one that failed, else how far it is.
     """
@@ -48,7 +49,8 @@ def run_status(folder: Path) -> RunStatus:
     rows = [row for row in read_journal(folder / JOURNAL) if "val/score" in row]
     epochs = OmegaConf.load(folder / CONFIG).trainer.max_epochs if (folder / CONFIG).exists() else "?"
     said = f"epoch {rows[-1]['epoch'] + 1}/{epochs}, val score {rows[-1]['val/score']:.4f}" if rows else "first epoch"
-    state = "stopped" if process is None else "running"
+    ended = "pruned" if (folder / PRUNED).exists() else "stopped"
+    state = ended if process is None else "running"
     return RunStatus(folder.name, state, starts, f"{said} ({process})" if process else said)
 
 
@@ -63,8 +65,10 @@ def sweep_status(folder: Path) -> tuple[list[RunStatus], int | None]:
     if not runs:
         raise RunFolderError(f"{folder} holds no run of a sweep; give the folder that mola-train -m has named")
     launched = folder / "multirun.yaml"
-    config: Any = OmegaConf.load(launched) if launched.exists() else None
-    total = grid(config)[0] if config is not None else None
+    total = planned_runs(folder)  # of a search
+    if total is None and launched.exists():
+        config: Any = OmegaConf.load(launched)
+        total = grid(config)[0]
     return runs, None if total is None else max(0, total - len(runs))
 
 

@@ -13,8 +13,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mola_lightning.cli.folders import CONFIG, ERROR, JOURNAL, LOCK, SUMMARY, read_failure
+from mola_lightning.cli.folders import CONFIG, ERROR, JOURNAL, LOCK, PRUNED, SUMMARY, read_failure
 from mola_lightning.training.journal import read_journal
+
+ENDED = ("done", "pruned", "failed")  # states of runs that this sweep has nothing more to do with
 
 
 class RunState:
@@ -27,14 +29,14 @@ class RunState:
 
     def __init__(self, folder: Path, new: bool) -> None:
         self.folder, self.name = folder, folder.name
-        self.state = "elsewhere"  # then running, and at last done, there (from before) or failed
+        self.state = "elsewhere"  # then running, and at last done, there (from before), pruned or failed
         self.epochs, self.epoch, self.score = 0, 0, float("nan")
         self.message, self.overrides = "", ""
-        self._before = {name: None if new else _stamp(folder / name) for name in (LOCK, SUMMARY, ERROR)}
+        self._before = {name: None if new else _stamp(folder / name) for name in (LOCK, SUMMARY, ERROR, PRUNED)}
 
     def look(self) -> None:
         """Read what is new."""
-        if self.state in ("done", "failed") or not self._changed(LOCK):
+        if self.state in ENDED or not self._changed(LOCK):
             return
         if self._changed(ERROR):
             self.state = "failed"
@@ -44,8 +46,8 @@ class RunState:
             summary = json.loads((self.folder / SUMMARY).read_text(encoding="utf-8"))
             self.score = summary.get("score", self.score)  # runs of earlier versions do not say it
         else:
-            self.state = "running"
             self._look_at_training()
+            self.state = "pruned" if self._changed(PRUNED) else "running"
 
     def _look_at_training(self) -> None:
         if not self.epochs and (self.folder / CONFIG).exists():
@@ -62,7 +64,7 @@ class RunState:
     @property
     def fraction(self) -> float:
         """Share of the training that this sweep has done; the test and the figures are not counted."""
-        if self.state == "done":
+        if self.state in ("done", "pruned"):
             return 1.0
         return self.epoch / self.epochs if self.state == "running" and self.epochs else 0.0
 
@@ -115,7 +117,7 @@ class SweepWatch(threading.Thread):
     def failures(self) -> str:
         """Which runs failed and why, for a reader; empty if none did."""
         failed = [run for run in self.runs.values() if run.state == "failed"]
-        ended = sum(run.state in ("done", "there", "failed") for run in self.runs.values())
+        ended = sum(run.state in ("there", *ENDED) for run in self.runs.values())
         total = self.total or ended
         missing = f" ({total - ended} did not run)" if total > ended else ""
         lines = [f"  {run.name} ({self._settings(run)}): {run.message}" for run in failed]
@@ -135,14 +137,15 @@ class SweepWatch(threading.Thread):
         for key, run in self.runs.items():
             with contextlib.suppress(FileNotFoundError):  # a run that begins again takes its files away
                 run.look()
-            if run.state in ("done", "failed") and key not in self._told:
+            if run.state in ENDED and key not in self._told:
                 self._told.add(key)
                 self._tell(run)
 
     def _tell(self, run: RunState) -> None:
-        what = (
-            f"{run.name} failed: {run.message}" if run.state == "failed" else f"{run.name}: val score {run.score:.4f}"
-        )
+        what = {
+            "failed": f"{run.name} failed: {run.message}",
+            "pruned": f"{run.name} pruned in epoch {run.epoch}: val score {run.score:.4f}",
+        }.get(run.state, f"{run.name}: val score {run.score:.4f}")
         said = what if self.console.is_terminal else f"{what}; {self._headline()}"
         self.console.print(Text(said, style="red" if run.state == "failed" else ""), soft_wrap=True)
 
@@ -150,8 +153,9 @@ class SweepWatch(threading.Thread):
         return sum(run.state == state for run in self.runs.values())
 
     def _headline(self) -> str:
-        there, failed = self._count("there"), self._count("failed")
-        notes = (f" ({there} there already)" if there else "") + (f", {failed} failed" if failed else "")
+        there = self._count("there")
+        notes = f" ({there} there already)" if there else ""
+        notes += "".join(f", {count} {state}" for state in ("pruned", "failed") if (count := self._count(state)))
         done, minutes = self._count("done") + there, (time.monotonic() - self.started) / 60
         return f"{done} of {self.total or '?'} runs done{notes} after {minutes:.1f} min{self._left()}"
 

@@ -1,0 +1,1 @@
+"""Hyper-parameter search: the space, the study of its trials, and what is said of it."""
