@@ -1,4 +1,4 @@
-"""A search: what it proposes lies in its space, and whatever ends it, it ends with the trials of the undisturbed one."""
+"""A search proposes what lies in its space, and whatever kills it, ends with the trials of the undisturbed one."""
 
 import json
 import re
@@ -199,6 +199,12 @@ def test_tpe_learns(tmp_path: Path) -> None:
     assert sum(rank < 300 for rank in late) > 10
 
 
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[str, Search]:
+    """Sampler -> the search with it that nothing ended."""
+    return {}
+
+
 class Killed(BaseException):
     """As SIGKILL: nothing of the search goes on."""
 
@@ -230,10 +236,14 @@ def kill_at(point: str, monkeypatch: pytest.MonkeyPatch, launcher: Launcher) -> 
     monkeypatch.setattr(Search, name, pass_or_die)
 
 
-@pytest.mark.parametrize("point", KILLS)
-@pytest.mark.parametrize("sampler", ["tpe", "random", "grid", "qmc"])
-def test_a_killed_search_goes_on(sampler: str, point: str, tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole", Launcher(), sampler=sampler)
+@pytest.mark.parametrize(
+    ("sampler", "point"),
+    [*(("tpe", point) for point in KILLS), ("random", "added"), ("grid", "launched"), ("qmc", "told")],
+)
+def test_a_killed_search_goes_on(sampler: str, point: str, tmp_path: Path, undisturbed: dict[str, Search]) -> None:
+    if sampler not in undisturbed:
+        undisturbed[sampler] = run(tmp_path / "whole", Launcher(), sampler=sampler)
+    whole = undisturbed[sampler]
     first, second = Launcher(), Launcher()
     with pytest.MonkeyPatch.context() as patch:
         kill_at(point, patch, first)
@@ -261,6 +271,7 @@ def test_another_search_is_refused(tmp_path: Path) -> None:
         run(tmp_path, Launcher(), ("rank=choice(1,2)", *SMALL[1:]))
     with pytest.raises(ConfigError, match="fixed"):
         run(tmp_path, Launcher(), (*SMALL[:-1], "seed=1"))
+    run(tmp_path, Launcher(), (*SMALL, "paths.runs=elsewhere", "logger=wandb"))  # the same runs
     assert len(run(tmp_path, Launcher(), sampler="grid", study_name="other").trials()) == 8
 
 
@@ -298,6 +309,9 @@ def test_too_many_failures_end_the_search(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"6 of 6 trials failed.*max_failure_rate=0.5 of n_trials=8.*no luck"):
         run(tmp_path, jobs, max_failure_rate=0.5)
     assert len(jobs.launched) == 2
+    with pytest.raises(ConfigError, match=r"6 of 6 trials failed"):
+        run(tmp_path, jobs, max_failure_rate=0.5)
+    assert len(jobs.launched) == 2
     with pytest.raises(ConfigError, match="no trial of the search .* gave a score"):
         run(tmp_path / "all", Launcher(fails))
 
@@ -325,7 +339,7 @@ def test_a_storage_that_is_none(tmp_path: Path) -> None:
             open_storage(url)
 
 
-# --------------------------------------------------------------------------------------------------------------- pruning
+# -------------------------------------------------------------------------------------------------------------- pruning
 
 
 @pytest.fixture

@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 import mola_lightning.cli.naming  # noqa: F401 - the resolvers that name a run
+from mola_lightning.cli.search.space import Space
 
 CONF = Path(__file__).parents[2] / "conf"
-SWEEPS = sorted(str(path.relative_to(CONF / "sweep").with_suffix("")) for path in (CONF / "sweep").rglob("*.yaml"))
+FILES = {str(path.relative_to(CONF / "sweep").with_suffix("")): path for path in (CONF / "sweep").rglob("*.yaml")}
+SEARCHES = sorted(name for name, path in FILES.items() if "/hydra/sweeper: mola_optuna" in path.read_text())
+SWEEPS = sorted(set(FILES) - set(SEARCHES))
 OPTIONS = {path.stem for path in (CONF / "balancer").glob("*.yaml")}
 
 
@@ -46,6 +50,23 @@ def test_jobs_compose_under_names_of_their_own(sweep: str) -> None:
     assert len(set(folders)) == len(folders)
     methods = Counter(folder.partition("_seed7_")[0] for folder in folders)
     assert set(methods.values()) == {1}, methods
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_points_of_a_search_compose(search: str) -> None:
+    """At both ends and in the middle, without test and figures, under names of their own, in a folder that is fixed."""
+    sweeper = composed(f"sweep={search}").hydra.sweeper
+    given = [*sweeper.overrides, *(f"{key}={value}" for key, value in sweeper.params.items())]
+    space = Space(OverridesParser.create().parse_overrides(given))
+    folders = set()
+    for share in (0.0, 0.5, 0.999):
+        point = space.overrides(space.at([share] * len(space.axes)))
+        job = composed(f"sweep={search}", "paths.runs=here", "paths.run=here", *space.fixed, *point)
+        assert (job.test, job.figures, job.num_threads) == (False, False, 1)
+        assert job.seed >= 100, "a seed of no reported table"
+        assert job.hydra.sweep.dir == f"here/{search.replace('/', '_')}"
+        folders.add(job.hydra.sweep.subdir)
+    assert len(folders) == 3
 
 
 def test_the_sweep_over_architectures_misses_none() -> None:

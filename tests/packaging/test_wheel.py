@@ -56,10 +56,11 @@ def test_every_config_and_module_is_inside(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
     configs = {f"mola_lightning/conf/{path.relative_to(ROOT / 'conf')}" for path in ROOT.glob("conf/**/*.yaml")}
-    modules = {str(path.relative_to(ROOT / "src")) for path in ROOT.glob("src/mola_lightning/**/*.py")}
+    modules = {str(path.relative_to(ROOT / "src")) for path in ROOT.glob("src/**/*.py")}
     assert configs
     assert configs | modules <= inside, f"missing: {sorted((configs | modules) - inside)}"
-    strangers = {name for name in inside if not name.startswith("mola_lightning")}
+    ours = ("mola_lightning", "hydra_plugins/mola_optuna_sweeper/")
+    strangers = {name for name in inside if not name.startswith(ours)}
     assert not strangers, f"only the package belongs in the wheel, found {strangers}"
 
 
@@ -68,6 +69,18 @@ def test_code_and_configs_come_from_the_wheel(installed: Path, tmp_path: Path) -
     where = run(installed / "python", "-c", code, cwd=tmp_path).splitlines()
     assert len(where) == 2
     assert all(Path(line).is_relative_to(installed.parent) for line in where), where
+
+
+def test_hydra_finds_the_sweeper(installed: Path, tmp_path: Path) -> None:
+    """Beside the plugins of others, in the same namespace."""
+    code = (
+        "from hydra.core.plugins import Plugins; from hydra.plugins.sweeper import Sweeper; import sys;"
+        "(found,) = [p for p in Plugins.instance().discover(Sweeper) if 'Optuna' in p.__name__];"
+        "print(sys.modules[found.__module__].__file__, 'torch' in sys.modules or 'optuna' in sys.modules)"
+    )
+    where, heavy = run(installed / "python", "-c", code, cwd=tmp_path).split()
+    assert Path(where).is_relative_to(installed.parent)
+    assert heavy == "False", "Hydra imports its plugins in every program"
 
 
 def test_training_works_in_any_folder(installed: Path, tmp_path: Path) -> None:

@@ -42,6 +42,12 @@ def expect_runs(total: int, varied: set[str]) -> None:
         watch.total, watch.varied = total, varied
 
 
+def finish_watching() -> None:
+    """Say the last of the runs, before something is said of all of them."""
+    for watch in watching():
+        watch.finish()
+
+
 @contextmanager
 def sweep_report() -> Iterator[None]:
     """Ends the watching whatever ends the sweep, and says which runs failed.

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from mola_lightning.cli.errors import causes
 from mola_lightning.cli.folders import claimed
-from mola_lightning.cli.progress import expect_runs
+from mola_lightning.cli.progress import expect_runs, finish_watching
 from mola_lightning.cli.search.record import closing_lines, write_record
 from mola_lightning.cli.search.space import Space
 from mola_lightning.cli.search.study import OVERRIDES, Search, SearchSettings
@@ -56,6 +56,7 @@ def run_search(
         if search.trials():
             log.info("going on with the search in %s: %d of %d trials have ended", folder, ended, search.planned)
         expect_runs(max(search.planned - ended, len(search.trials("running"))), {axis.key for axis in space.axes})
+        search.check_failures()
         while batch := _next_batch(search, config, loader):
             write_record(search)
             for trial, job in zip(batch, launcher.launch(_jobs(search, batch), batch[0].number), strict=True):
@@ -63,6 +64,7 @@ def run_search(
             write_record(search)
             search.check_failures()
         write_record(search)
+    finish_watching()
     Console(stderr=True).print("\n".join(closing_lines(search)), soft_wrap=True, markup=False, highlight=False)
     if search.best is None:
         raise ConfigError(f"no trial of the search in {folder} gave a score; the reasons are above")

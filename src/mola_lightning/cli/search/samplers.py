@@ -65,7 +65,9 @@ def _draw(
     if sampler == "tpe":
         return _tpe(space, trials, seed_of(seed, "tpe", number, attempt) % 2**32, direction, startup_trials)
     if sampler == "qmc" and attempt == 0:
-        sequence = qmc.Sobol(len(space.axes), scramble=True, seed=seed).fast_forward(number)
+        sequence = qmc.Sobol(len(space.axes), scramble=True, seed=seed)
+        if number:  # SciPy cannot go forward by nothing
+            sequence.fast_forward(number)
         return space.at([float(share) for share in sequence.random(1)[0]])
     random = np.random.default_rng(seed_of(seed, "random", number, attempt))
     return space.at([float(share) for share in random.random(len(space.axes))])

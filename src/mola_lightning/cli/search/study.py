@@ -1,10 +1,12 @@
 """The study of a search: its trials, kept in a storage from which a search that was killed goes on."""
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mola_lightning.cli.naming import LEFT_OUT
 from mola_lightning.cli.search.samplers import SAMPLERS, next_point
 from mola_lightning.cli.search.space import Space
 from mola_lightning.core import ConfigError
@@ -94,7 +96,8 @@ class Search:
         s = self.settings
         now = {
             "direction": s.direction, "sampler": s.sampler, "seed": s.seed, "startup_trials": s.startup_trials,
-            "space": self.space.texts, "fixed": sorted(self.space.fixed),
+            "space": self.space.texts,
+            "fixed": sorted(o for o in self.space.fixed if re.split(r"[./@=]", o.lstrip("+~"))[0] not in LEFT_OUT),
         }  # fmt: skip
         before = self.study.user_attrs.get(DEFINITION)
         if before is None:
