@@ -113,7 +113,7 @@ def test_points_lie_in_the_space(sampler: str, tmp_path: Path) -> None:
     assert 4 <= below <= 16, "a logarithmic interval has its middle at the geometric mean"
     assert len({str(point["dropout"]) for point in points}) == 20
     assert {len(batch) for batch in jobs.launched} == {4}
-    assert {value(job, "data.scale") for batch in jobs.launched for job in batch} == {"0.1", "0.2", "0.3", "0.4"}
+    assert {value(job, "data.scale") for batch in jobs.launched for job in batch} <= {"0.1", "0.2", "0.3", "0.4"}
     assert all("seed=100" in job for batch in jobs.launched for job in batch)
 
 

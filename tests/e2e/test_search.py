@@ -42,11 +42,12 @@ def journals(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_killed_search(command: Callable[..., Any], tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     arguments = [sys.executable, "-m", "mola_lightning.cli.train", *SEARCH, f"hydra.sweep.dir={folder}"]
     with subprocess.Popen(arguments, cwd=tmp_path, env=dict(os.environ), stderr=subprocess.DEVNULL) as job:
-        end = time.monotonic() + 200
+        end = time.monotonic() + 400
         # In the midst of the third run.
         while states(folder).count("complete") < 2 or len(list(folder.glob("*/metrics.jsonl"))) < 3:
             assert time.monotonic() < end

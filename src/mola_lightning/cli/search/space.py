@@ -70,7 +70,8 @@ class Axis:
     def _range(self, sweep: RangeSweep) -> "BaseDistribution":
         from optuna.distributions import FloatDistribution, IntDistribution
 
-        values = sorted(sweep.range())
+        # Hydra adds up steps that no float can say: 0.30000000000000004.
+        values = sorted(v if isinstance(v, int) else float(f"{v:.12g}") for v in sweep.range())
         self.values, self.low, self.high, step = values, values[0], values[-1], abs(sweep.step)
         whole = all(isinstance(value, int) for value in values)
         require(

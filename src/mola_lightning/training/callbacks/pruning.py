@@ -103,6 +103,10 @@ class TrialPruning(Callback):
             self._opened.remove_session()
             self._opened = None
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Close the storage: no other hook comes after an error."""
+        self.teardown(trainer, pl_module, "fit")
+
 
 def make_pruner(settings: dict[str, Any]) -> "optuna.pruners.BasePruner":
     """The pruner that a study names.
