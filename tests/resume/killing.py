@@ -293,11 +293,38 @@ def _at_fault(point: str, number: int, now: Callable[[], bool]) -> None:
             samples[0].image.fill_(torch.nan)
         return samples
 
-    if point == "full":  # files can grow to that many bytes
+    if point == "readonly":  # from the n-th batch on, which is no longer written of
+        InMemoryDataset.__getitems__ = _then_read_only(load, now)
+    elif point == "full":  # files can grow to that many bytes
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (number, number))
     else:
         InMemoryDataset.__getitems__ = {"worker": dying, "nan": not_a_number}[point]
+
+
+def _then_read_only(load: Callable[..., Any], now: Callable[[], bool]) -> Callable[..., Any]:
+    """Loads, and at some time lets every file that is opened for writing be refused."""
+    import builtins
+    import errno
+
+    opened, low = builtins.open, os.open
+
+    def open_(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if set(mode) & set("wax+"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(file))
+        return opened(file, mode, *args, **kwargs)
+
+    def low_(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return low(path, flags, *args, **kwargs)
+
+    def loading(self: Any, keys: Any) -> Any:
+        if now():
+            builtins.open, io.open, os.open = open_, open_, low_
+        return load(self, keys)
+
+    return loading
 
 
 def _take_out(ingredient: str | None) -> None:

@@ -53,9 +53,10 @@ def test_a_second_interrupt_ends_at_once(killer: Any, killing: Any, whole: Whole
     [
         (("fault", "worker", 4), r"error: DataLoader worker \(.*\. Usually the memory did not suffice"),
         (("fault", "full", 20_000), "error: cannot write .*: File too large"),
+        (("fault", "readonly", 4), "error: cannot write .*: Read-only file system"),
         (("fault", "nan", 9), "the loss of .* is not finite"),
     ],
-    ids=["worker", "disk", "nan"],
+    ids=["worker", "disk", "read-only", "nan"],
 )
 def test_a_fault_leaves_a_run_that_goes_on(
     killer: Any, killing: Any, whole: Whole, methods: Any, tmp_path: Path, fault: Any, message: str
