@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mola_lightning.cli.naming import config_key, method_name
+from mola_lightning.core import Task
 
+CONF = Path(__file__).parents[2] / "conf"
 Compose = Callable[..., DictConfig]
 
 
@@ -86,6 +89,14 @@ def test_a_config_that_cannot_be_resolved_has_a_key() -> None:
 )
 def test_a_method_is_called_as_it_was_chosen(overrides: list[str], name: str, composed: Compose) -> None:
     assert method_name(composed(*overrides)) == name
+
+
+@pytest.mark.parametrize("file", sorted(CONF.glob("architecture/*.yaml")), ids=lambda file: file.stem)
+def test_folder_and_model_have_one_name(file: Path, composed: Compose) -> None:
+    config = composed(f"architecture={file.stem}")
+    tasks = [Task("a", 2), Task("b", 3)]
+    built = instantiate(config.architecture, _convert_="all")(tasks=tasks, image_shape=(1, 28, 28))
+    assert method_name(config) == (config.method or built.method)
 
 
 def test_debug_runs_lie_apart(composed: Compose, tmp_path: Path) -> None:

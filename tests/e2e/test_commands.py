@@ -31,7 +31,7 @@ def test_one_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (found,) = load_runs([tmp_path / "runs"])
     assert (found.state, found.method, found.seed) == ("done", "mola_router", 1)
-    assert found.folder.name.endswith("_mola_seed1")
+    assert found.folder.name.endswith("_mola_router_seed1")
     assert found.folder.is_relative_to(tmp_path / "runs" / "debug")
     assert found.summary["debug"] == "quick"
     assert found.summary["overrides"][:2] == ["experiment=digits/mola_router", "adapter.rank=8"]

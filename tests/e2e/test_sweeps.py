@@ -38,7 +38,7 @@ def test_a_sweep(command: Command, tmp_path: Path) -> None:
         ("hps", 0), ("hps", 1), ("mola_router", 0), ("mola_router", 1),
     ]  # fmt: skip
     for run in runs:
-        name = f"{run.method.removesuffix('_router')}_seed{run.seed}_{run.summary['config_key'][:8]}"
+        name = f"{run.method}_seed{run.seed}_{run.summary['config_key'][:8]}"
         assert run.folder.name == name
         assert f"seed={run.seed}" in run.summary["overrides"]
     assert "4 runs in" in outcome.err

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor, nn
 
@@ -45,7 +45,7 @@ class Architecture(nn.Module, ABC):
 
     Attributes:
         regimes: the regimes that the scheme's definition allows.
-        method: its name in tables.
+        method: its name in tables and of run folders; of an object it is what :meth:`method_of` says.
         num_features: D of the features, which heads read.
         num_experts: E, or 0 without experts.
         learned_logits: whether the routing carries logits that auxiliary losses can act on.
@@ -65,6 +65,15 @@ class Architecture(nn.Module, ABC):
     def __init__(self, tasks: Sequence[Task]) -> None:
         super().__init__()
         self.tasks = check_tasks(tasks)
+
+    @classmethod
+    def method_of(cls, **parts: Any) -> str:
+        """``method`` of an object with these parts, without building one: folders are named before data are read.
+
+        Args:
+            **parts: argument of the constructor -> class of what is given there; schemes take what their name says.
+        """
+        return cls.method
 
     @abstractmethod
     def forward(self, images: Tensor, rows: TaskRows) -> Features:

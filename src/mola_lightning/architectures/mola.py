@@ -1,6 +1,7 @@
 """Mixture of low-rank adapters: one backbone with experts inside, mixed per row by a router."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -63,9 +64,14 @@ class MoLA(Architecture):
                 f"num_experts={self.num_experts}; set num_experts=null (one per task), or another router"
             )
         self.learned_logits = self.router.learned_logits
-        self.method = f"mola_{self.router.label}"
+        self.method = self.method_of(router=type(self.router))
         if image_shape is not None:
             self.backbone.check_reached(example_image(self.backbone, image_shape))
+
+    @classmethod
+    def method_of(cls, **parts: Any) -> str:
+        """``mola_grad``, ``mola_router`` ...: the label of the ``router``."""
+        return f"mola_{parts['router'].label}"
 
     def forward(self, images: Tensor, rows: TaskRows) -> Features:
         """Route, run the backbone once (or once a task, see the class), and give each task its rows."""

@@ -7,10 +7,13 @@ Importing this module registers two resolvers for config files: ``${mola.method:
 import hashlib
 import json
 import re
+from pkgutil import resolve_name
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from mola_lightning.architectures import Architecture
 
 # Where a run is launched from and written to, and what is drawn of it: the same run with any of them.
 LEFT_OUT = ("hydra", "paths", "skip_done", "resume", "logger", "figures")
@@ -47,20 +50,36 @@ def config_content(config: DictConfig) -> dict[str, Any]:
 
 
 def method_name(config: DictConfig) -> str:
-    """``method`` if it is set; else the chosen architecture, and the balancer unless it is ``equal``.
+    """``method`` if it is set; else what the architecture calls itself, and the balancer unless it is ``equal``.
 
     Args:
         config: a composed config with its ``hydra`` node, where the choices stand.
 
     Returns:
-        The name, with ``_`` for what file names had better not hold.
+        The name that ``summary.json`` will say, with ``_`` for what file names had better not hold.
     """
     name = OmegaConf.select(config, "method", throw_on_resolution_failure=False)
     if name is None:
         choices = OmegaConf.select(config, "hydra.runtime.choices") or {}
-        name, balancer = choices.get("architecture") or "run", choices.get("balancer")
+        name, balancer = _scheme(config) or choices.get("architecture") or "run", choices.get("balancer")
         name += f"+{balancer}" if balancer not in (None, "equal") else ""
     return re.sub(r"[^\w.+-]+", "_", str(name))
+
+
+def _scheme(config: DictConfig) -> str | None:
+    """The name that the architecture's class has for itself with such parts; None where the config does not tell."""
+    try:
+        node = _plain(config.architecture)
+        classes = {key: resolve_name(part["_target_"]) for key, part in node.items() if "_target_" in _mapping(part)}
+        scheme = resolve_name(node["_target_"])
+        # a user may have given a function that builds one
+        return scheme.method_of(**classes) if isinstance(scheme, type) and issubclass(scheme, Architecture) else None
+    except (OmegaConfBaseException, ImportError, AttributeError, KeyError, TypeError, ValueError):
+        return None  # what is wrong in the config the run itself will say
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _plain(value: Any) -> Any:
