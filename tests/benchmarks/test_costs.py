@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from mola_lightning.architectures import HPS, Architecture, SingleTask
 from mola_lightning.backbones import create_small_resnet
-from mola_lightning.benchmarks import Passes, Reference, Step, noise_data, whole_batch
+from mola_lightning.benchmarks import Passes, Reference, TimedStep, noise_data, whole_batch
 from mola_lightning.benchmarks.arithmetic import MultiplyAdds
 from mola_lightning.benchmarks.costs import count_passes
 from mola_lightning.core import ConfigError, Regime
@@ -25,7 +25,7 @@ ALL_TASKS_ON_ALL_ROWS = ("aligned_mtl_ub", "mgda_ub")
 ONE_BACKWARD = ("equal", "ls", "si", "rlw", "dwa", "uw", "imtl_l", "stch", "famo", *ALL_TASKS_ON_ALL_ROWS)
 TWO_FORWARD = ("famo",)  # the losses before and after the optimiser's step
 
-MakeStep = Callable[..., Step]
+MakeStep = Callable[..., TimedStep]
 
 
 def needed(name: str) -> Passes:
@@ -41,7 +41,9 @@ def regime_of(name: str) -> Regime:
 def make_step() -> MakeStep:
     """``make_step("pcgrad")``: three tasks, hard sharing."""
 
-    def make(balancer: str = "equal", architecture: type[Architecture] = HPS, regime: Regime | None = None) -> Step:
+    def make(
+        balancer: str = "equal", architecture: type[Architecture] = HPS, regime: Regime | None = None
+    ) -> TimedStep:
         torch.manual_seed(0)
         data = noise_data(regime or regime_of(balancer), TASKS, SIZE, ROWS)
         config = OmegaConf.create({"seed": 0, "balancer": OmegaConf.load(CONF / f"{balancer}.yaml")})
@@ -53,7 +55,7 @@ def make_step() -> MakeStep:
             optimizer=partial(torch.optim.AdamW, lr=1e-6),
         )
         module.check_regime(data.regime)
-        return Step(module, whole_batch(data), torch.device("cpu"))
+        return TimedStep(module, whole_batch(data), torch.device("cpu"))
 
     return make
 

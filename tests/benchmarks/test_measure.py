@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from mola_lightning.benchmarks import CASES, METHODS, Case, Measurement, Step, build_module, measure_case, time_layers
+from mola_lightning.benchmarks import (
+    CASES,
+    METHODS,
+    Case,
+    Measurement,
+    TimedStep,
+    build_module,
+    measure_case,
+    time_layers,
+)
 from mola_lightning.benchmarks.arithmetic import MultiplyAdds
 from mola_lightning.benchmarks.measure import peak_allocated
 from mola_lightning.core import ConfigError
@@ -45,13 +54,13 @@ def nested_sigmoid(x: torch.Tensor, times: int) -> torch.Tensor:
 
 
 def test_peak_is_the_same_every_time(tiny: Case) -> None:
-    step = Step(build_module("soft", tiny), tiny.batch(), torch.device("cpu"))
+    step = TimedStep(build_module("soft", tiny), tiny.batch(), torch.device("cpu"))
     step()
     assert step.peak_bytes() == step.peak_bytes() > step.resident_bytes()
 
 
 def test_resident_bytes_are_weights_optimiser_and_batch(tiny: Case) -> None:
-    step = Step(build_module("plain", tiny), tiny.batch(), torch.device("cpu"))
+    step = TimedStep(build_module("plain", tiny), tiny.batch(), torch.device("cpu"))
     parameters = sum(p.numel() for p in step.module.parameters())
     other = sum(b.nbytes for b in step.module.buffers()) + step.batch.images.nbytes
     assert step.resident_bytes() == 4 * parameters + other
@@ -61,7 +70,7 @@ def test_resident_bytes_are_weights_optimiser_and_batch(tiny: Case) -> None:
 
 
 def test_multiply_adds_of_the_plain_step(tiny: Case) -> None:
-    step = Step(build_module("plain", tiny), tiny.batch(), torch.device("cpu"))
+    step = TimedStep(build_module("plain", tiny), tiny.batch(), torch.device("cpu"))
     forward = 0
 
     def count(layer: nn.Module, args: tuple, y: torch.Tensor) -> None:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from mola_lightning.adapters.kinds import KINDS
+from mola_lightning.adapters.kinds import PARAMETRISATIONS
 from mola_lightning.adapters.plans import PLAN_NAMES, choose
 from mola_lightning.adapters.scope import MixingScope
 from mola_lightning.core import ConfigError
@@ -33,12 +33,12 @@ class AdaptedLayer(nn.Module, ABC):
         """Take over ``base``'s weight and bias and add the experts."""
         positive_int("num_experts", num_experts)
         positive_int("rank", rank)
-        one_of("kind", kind, KINDS)
+        one_of("kind", kind, PARAMETRISATIONS)
         one_of("plan", plan, PLAN_NAMES)
         self.weight, self.bias = base.weight, base.bias
         self.num_experts, self.rank, self.alpha = num_experts, rank, alpha
         self.scaling = alpha / rank
-        self.kind_name, self.kind, self.scope, self.plan = kind, KINDS[kind], scope, plan
+        self.kind_name, self.kind, self.scope, self.plan = kind, PARAMETRISATIONS[kind], scope, plan
         out, inner = self.weight.shape[:2]
         for name, parameter in self.kind.build((out, inner, *self.kernel), num_experts, rank, self.weight).items():
             self.register_parameter(name, parameter)

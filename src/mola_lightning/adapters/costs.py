@@ -10,7 +10,7 @@ STREAM = 50  # to write or read, and back-propagate, one number of an activation
 
 
 @dataclass(frozen=True)
-class Cost:
+class PlanCost:
     """Multiply-adds beyond the base layer: ``per_position`` times positions, plus ``fixed`` per batch."""
 
     per_position: float

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mola_lightning.adapters.base import AdaptedLayer
 
 
-class Kind(ABC):
+class Parametrisation(ABC):
     """A way to parametrise Delta_e of shape (O, I, kh, kw); linear layers have kh = kw = 1.
 
     Attributes:
@@ -65,7 +65,7 @@ def _pick(parameter: Tensor, experts: Sequence[int] | None) -> Tensor:
     return parameter[experts[0] : experts[0] + 1] if len(experts) == 1 else parameter[list(experts)]
 
 
-class Reshaped(Kind):
+class Reshaped(Parametrisation):
     """The paper's and loralib's: Delta_e = (alpha / r) * (B_e A_e) read row by row as (O, I, kh, kw).
 
     A is (E, r*kh, I*kw), B is (E, O*kh, r*kh). The rank bound r*kh concerns the (O*kh, I*kw) matrix. Within an output
@@ -103,7 +103,7 @@ class Reshaped(Kind):
         return b.reshape(b.shape[0], layer.weight.shape[0], -1) * layer.scaling
 
 
-class Factorised(Kind):
+class Factorised(Parametrisation):
     """PEFT's: a kh x kw convolution to r channels, then 1 x 1. A is (E, r, I, kh, kw), B is (E, O, r)."""
 
     def build(
@@ -130,7 +130,7 @@ class Factorised(Kind):
         return _pick(layer.lora_B, experts) * layer.scaling
 
 
-class Full(Kind):
+class Full(Parametrisation):
     """Full-rank experts: Delta_e = (alpha / r) * X_e, X (E, *weight.shape) zero at start; the rank only scales."""
 
     low_rank = False
@@ -144,7 +144,7 @@ class Full(Kind):
         return _pick(layer.expert_weight, experts) * layer.scaling
 
 
-KINDS: dict[str, Kind] = {"reshaped": Reshaped(), "factorised": Factorised(), "full": Full()}
+PARAMETRISATIONS: dict[str, Parametrisation] = {"reshaped": Reshaped(), "factorised": Factorised(), "full": Full()}
 ADAPTER_PARAMETERS = ("lora_A", "lora_B", "expert_weight")
 
 

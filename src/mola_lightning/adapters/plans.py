@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mola_lightning.adapters.costs import CALL, STREAM, TOUCH, TOUCH_ROWS, Cost
+from mola_lightning.adapters.costs import CALL, STREAM, TOUCH, TOUCH_ROWS, PlanCost
 from mola_lightning.adapters.scope import Mixing
 from mola_lightning.core import ConfigError
 
@@ -39,7 +39,7 @@ class Plan(ABC):
         """Whether the plan can run this layer under this mixing."""
 
     @abstractmethod
-    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> Cost:
+    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
         """What it costs beyond the base layer."""
 
     @abstractmethod
@@ -68,10 +68,10 @@ class LowRankSoft(Plan):
     def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
         return not mixing.hard and _factors_apply(layer)
 
-    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> Cost:
+    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
         o, ik, m = _sizes(layer)
         codes = layer.num_experts * m
-        return Cost(codes * (ik + o) + STREAM * (o + 2 * codes))
+        return PlanCost(codes * (ik + o) + STREAM * (o + 2 * codes))
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         y = layer.run(x, layer.weight, layer.bias)
@@ -90,11 +90,11 @@ class LowRankHard(Plan):
     def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
         return mixing.hard and _factors_apply(layer)
 
-    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> Cost:
+    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
         o, ik, m = _sizes(layer)
         made = 1 if layer.pointwise else layer.num_experts
         picked = 0 if layer.pointwise else m
-        return Cost(m * (ik * made + o) + STREAM * (o + m * made + picked))
+        return PlanCost(m * (ik * made + o) + STREAM * (o + m * made + picked))
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         y = layer.run(x, layer.weight, layer.bias)
@@ -116,9 +116,9 @@ class LowRankGrouped(Plan):
     def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
         return mixing.group_sizes is not None and _factors_apply(layer)
 
-    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> Cost:
+    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
         o, ik, m = _sizes(layer)
-        return Cost(m * (ik + o) + STREAM * (2 * o + m), 2 * CALL * len(mixing.present))
+        return PlanCost(m * (ik + o) + STREAM * (2 * o + m), 2 * CALL * len(mixing.present))
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         parts = x.split(mixing.group_sizes)
@@ -138,11 +138,11 @@ class Merged(Plan):
     def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
         return mixing.group_sizes is not None
 
-    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> Cost:
+    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
         o, ik, _ = _sizes(layer)
         inner = layer.rank * layer.kernel[0] if layer.kind.low_rank else 0
         regrouped = o + layer.inputs_per_position()
-        return Cost(STREAM * regrouped, len(mixing.present) * (o * ik * (inner + TOUCH) + CALL))
+        return PlanCost(STREAM * regrouped, len(mixing.present) * (o * ik * (inner + TOUCH) + CALL))
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         if not mixing.present:  # an empty batch
@@ -164,8 +164,8 @@ class MergedRows(Plan):
     def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
         return not mixing.hard and mixing.rows > 0 and not torch.compiler.is_compiling()
 
-    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> Cost:
-        return Cost(0.0, mixing.rows * layer.weight.numel() * (layer.num_experts + TOUCH_ROWS))
+    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
+        return PlanCost(0.0, mixing.rows * layer.weight.numel() * (layer.num_experts + TOUCH_ROWS))
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         deltas = layer.kind.delta(layer).flatten(1)
@@ -183,10 +183,10 @@ class Dense(Plan):
     def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
         return True
 
-    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> Cost:
+    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
         o, ik, _ = _sizes(layer)
         calls = 0 if layer.groups == 1 else layer.num_experts * CALL
-        return Cost(layer.num_experts * o * (ik + STREAM), calls)
+        return PlanCost(layer.num_experts * o * (ik + STREAM), calls)
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         y, deltas = layer.run(x, layer.weight, layer.bias), layer.kind.delta(layer)

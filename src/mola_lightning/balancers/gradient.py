@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mola_lightning.balancers.base import ALONE, Balancer, Step
-from mola_lightning.balancers.with_gradient import task_gradients
+from mola_lightning.balancers.with_gradient import backward_per_task
 
 
 class GradientBalancer(Balancer):
@@ -23,7 +23,7 @@ class GradientBalancer(Balancer):
         flags = present.tolist()
         if not shared or not any(flags):
             return losses.sum()
-        gradients = task_gradients(losses, flags, shared, step)
+        gradients = backward_per_task(losses, flags, shared, step)
         chosen = torch.tensor([t for t, flag in enumerate(flags) if flag], device=gradients.jacobian.device)
         # Under autocast the products below would run in bfloat16, which the solvers cannot bear.
         with torch.no_grad(), torch.autocast(losses.device.type, enabled=False):

@@ -103,7 +103,7 @@ def attach(value: Tensor, pairs: Sequence[tuple[nn.Parameter, Tensor]]) -> Tenso
     return WithGradient.apply(value, [gradient for _, gradient in pairs], *(parameter for parameter, _ in pairs))
 
 
-def task_gradients(
+def backward_per_task(
     losses: Tensor, present: Sequence[bool], shared: Sequence[nn.Parameter], step: Step
 ) -> TaskGradients:
     """T backward passes, one for each task that has rows on this process; no hook fires and no ``.grad`` is touched.

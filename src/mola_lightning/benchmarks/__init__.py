@@ -3,7 +3,7 @@
 from mola_lightning.benchmarks.cases import CASES, Case
 from mola_lightning.benchmarks.costs import Cost, Passes, Reference
 from mola_lightning.benchmarks.layers import LayerTiming, time_layers
-from mola_lightning.benchmarks.measure import Measurement, Step, measure_case
+from mola_lightning.benchmarks.measure import Measurement, TimedStep, measure_case
 from mola_lightning.benchmarks.methods import METHODS, build_module
 from mola_lightning.benchmarks.naive import dense_forward, kernel_forward, run_layers_by
 from mola_lightning.benchmarks.noise import noise_data, whole_batch
@@ -17,7 +17,7 @@ __all__ = [
     "Measurement",
     "Passes",
     "Reference",
-    "Step",
+    "TimedStep",
     "build_module",
     "dense_forward",
     "kernel_forward",

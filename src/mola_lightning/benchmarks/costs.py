@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from mola_lightning.benchmarks.measure import Measurement, Step, take_turns, untimed
+from mola_lightning.benchmarks.measure import Measurement, TimedStep, take_turns, untimed
 
 
 class Passes(NamedTuple):
@@ -44,10 +44,10 @@ class Reference:
         step: of the reference.
     """
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: TimedStep) -> None:
         self.step, self._untimed = step, untimed(step)
 
-    def cost(self, rival: Step, rounds: int) -> Cost:
+    def cost(self, rival: TimedStep, rounds: int) -> Cost:
         """Measure ``rival``: R X R X R X ...
 
         Args:
@@ -61,7 +61,7 @@ class Reference:
         return Cost(found["own"], found["reference"], own / other, passes)
 
 
-def count_passes(step: Step) -> Passes:
+def count_passes(step: TimedStep) -> Passes:
     """Run one step, and count the passes through the architecture at its first layer with parameters.
 
     Where an architecture has several networks side by side, those through the first of them count.

@@ -28,7 +28,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 SILENT = "99"  # above every level that the profiler's library knows
 
 
-class Step:
+class TimedStep:
     """A training step over one batch: gradients to None, forward, backward, the module's optimiser.
 
     Args:
@@ -124,7 +124,7 @@ class Measurement:
 
     Attributes:
         seconds: of a step, one per round; slow methods run in the first rounds only.
-        peak_bytes: see :meth:`Step.peak_bytes`.
+        peak_bytes: see :meth:`TimedStep.peak_bytes`.
         multiply_adds: of a step.
         plans: layer path -> class of its plan; empty without adapters, or where plans do not run.
     """
@@ -174,23 +174,23 @@ def measure_case(
     check_clock(clock, torch.device(device))
     names = [name for name in case.methods if plan in METHODS[name].plans]
     found: dict[str, Measurement] = {}
-    steps: dict[str, Step] = {}
+    steps: dict[str, TimedStep] = {}
     for name in names:
-        step = steps[name] = Step(build_module(name, case, plan), case.batch(), torch.device(device), clock)
+        step = steps[name] = TimedStep(build_module(name, case, plan), case.batch(), torch.device(device), clock)
         found[name] = untimed(step)
         found[name].plans = chosen_plans(step) if METHODS[name].by_plans else {}
     take_turns(steps, found, rounds, slow=[name for name in names if METHODS[name].slow])
     return found
 
 
-def untimed(step: Step) -> Measurement:
+def untimed(step: TimedStep) -> Measurement:
     """What needs no clock, of the first two steps, which also warm up: the first makes the optimiser's state."""
     counted = step.multiply_adds()
     return Measurement([], step.peak_bytes(), counted, {})
 
 
 def take_turns(
-    steps: Mapping[str, Step], found: Mapping[str, Measurement], rounds: int, slow: Collection[str] = ()
+    steps: Mapping[str, TimedStep], found: Mapping[str, Measurement], rounds: int, slow: Collection[str] = ()
 ) -> None:
     """Time steps in turn, A B C A B C ..., and add the seconds to what was ``found`` of them.
 
@@ -217,7 +217,7 @@ def check_clock(clock: str, device: torch.device) -> None:
 
 
 @torch.no_grad()
-def chosen_plans(step: Step) -> dict[str, str]:
+def chosen_plans(step: TimedStep) -> dict[str, str]:
     """Layer path -> class of the plan that the layer runs in this step."""
     architecture = step.module.architecture
     routing = architecture.router(step.batch.images, step.batch.rows)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mola_lightning.benchmarks.costs import Cost, Reference
-from mola_lightning.benchmarks.measure import Step, check_clock
+from mola_lightning.benchmarks.measure import TimedStep, check_clock
 from mola_lightning.benchmarks.noise import noise_data, whole_batch
 from mola_lightning.benchmarks.tables import cost_data, costs_table
 from mola_lightning.cli.build import build_module
@@ -151,7 +151,7 @@ def bench(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def _measure(
-    line_up: LineUp, names: Sequence[str], step: Callable[[str], Step], rounds: int, console: Console
+    line_up: LineUp, names: Sequence[str], step: Callable[[str], TimedStep], rounds: int, console: Console
 ) -> tuple[dict[str, Cost], dict[str, str]]:
     """The cost of each method, and why others could not be built."""
     found, refused = {}, {}
@@ -167,7 +167,7 @@ def _measure(
     return found, refused
 
 
-def _step(line_up: LineUp, setting: Setting, device: torch.device, clock: str, name: str) -> Step:
+def _step(line_up: LineUp, setting: Setting, device: torch.device, clock: str, name: str) -> TimedStep:
     """A step as the configs make it, past the warm-up of methods that have one."""
     choices = {"architecture": "hps", "balancer": "equal", "backbone": setting.backbone, line_up.group: name}
     cfg = compose("train", [f"{group}={option}" for group, option in choices.items()] + [f"optimizer.lr={RATE}"])
@@ -175,7 +175,7 @@ def _step(line_up: LineUp, setting: Setting, device: torch.device, clock: str, n
     module = build_module(cfg, data)
     if hasattr(module.architecture, "set_progress"):
         module.architecture.set_progress(1, 2)
-    return Step(module, whole_batch(data), device, clock)
+    return TimedStep(module, whole_batch(data), device, clock)
 
 
 def _parser() -> argparse.ArgumentParser:
