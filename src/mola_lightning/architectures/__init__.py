@@ -3,9 +3,9 @@
 from mola_lightning.architectures.base import Architecture, BackboneFactory, BackboneLike, Features, build_backbone
 from mola_lightning.architectures.cgc import CGC
 from mola_lightning.architectures.cross_stitch import CrossStitch
-from mola_lightning.architectures.domain_norm import HPSDomainNorm
 from mola_lightning.architectures.dselect_k import DSelectK
 from mola_lightning.architectures.hps import HPS
+from mola_lightning.architectures.hps_dsbn import HPSDomainNorm
 from mola_lightning.architectures.hps_wide import HPSWide
 from mola_lightning.architectures.ltb import LTB
 from mola_lightning.architectures.mmoe import MMoE
