@@ -1,7 +1,7 @@
 """A backbone with experts: the network, its adapted layers, and the mixing that runs through them."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -95,12 +95,6 @@ class AdaptedBackbone(nn.Module):
                 p.replace(inner, boundary, 1) if f"{p}.".startswith(f"{inner}.") else p: m for p, m in found.items()
             }
         return found
-
-    def adapter_parameters(self) -> Iterator[nn.Parameter]:
-        """The experts' parameters, stacked over experts."""
-        for name, parameter in self.net.named_parameters():
-            if is_adapter_parameter(name):
-                yield parameter
 
     def train(self, mode: bool = True) -> "AdaptedBackbone":
         """As usual, but a frozen backbone keeps its norm statistics (and its dropout off)."""
