@@ -1,6 +1,7 @@
 """GradNorm: loss weights that equalise how fast tasks train, by the norms of their gradients."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,17 @@ from torch import Tensor, nn
 from mola_lightning.balancers.base import ALONE, Step
 from mola_lightning.balancers.gradient import GradientBalancer
 from mola_lightning.core.errors import require
+
+
+@dataclass(frozen=True)
+class _WeightedStep(Step):
+    """A step whose terms are weighted.
+
+    Attributes:
+        losses: (T,) detached, before the weights, of the global batch.
+    """
+
+    losses: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 class GradNorm(GradientBalancer):
@@ -31,23 +43,22 @@ class GradNorm(GradientBalancer):
         self.alpha, self.lr = alpha, lr
         self.register_buffer("weights", torch.ones(num_tasks))
         self.register_buffer("initial", torch.full((num_tasks,), torch.nan))  # each task's first loss
-        self._losses: Tensor | None = None
 
     def forward(self, losses: Tensor, present: Tensor, shared: Sequence[nn.Parameter], *, step: Step = ALONE) -> Tensor:
         """sum_t w_t L_t; w moves afterwards."""
         weights = self.weights.clone()
         terms = [weight * term for weight, term in zip(weights.unbind(), step.terms or losses.unbind(), strict=True)]
         values = losses.detach().float()
-        self._losses = values if step.mean is None else step.mean(values.clone())
-        weighted = Step(terms, step.own, step.here, step.scale, step.mean)
+        values = values if step.mean is None else step.mean(values.clone())
+        weighted = _WeightedStep(terms, step.own, step.here, step.scale, step.mean, losses=values)
         return super().forward(torch.stack(terms), present, shared, step=weighted)
 
     def combine(self, jacobian: Tensor, chosen: Tensor, step: Step) -> Tensor:
         """The sum of the weighted gradients."""
         norms = jacobian.norm(dim=1)[chosen].to(self.weights.dtype)
-        losses, self._losses = self._losses, None
-        if losses is not None and norms.isfinite().all():
-            self._move(norms, losses[chosen], chosen)
+        assert isinstance(step, _WeightedStep)
+        if norms.isfinite().all():
+            self._move(norms, step.losses[chosen], chosen)
         return jacobian.sum(0)
 
     def _move(self, norms: Tensor, losses: Tensor, chosen: Tensor) -> None:
