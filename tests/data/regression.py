@@ -5,21 +5,39 @@ look at the difference of ``regression.json`` before it is committed.
 """
 
 import json
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mola_lightning.architectures import HPS, SingleTask
+from mola_lightning.adapters import AdaptedBackbone
+from mola_lightning.architectures import (
+    CGC,
+    HPS,
+    LTB,
+    MTAN,
+    PLE,
+    Architecture,
+    CrossStitch,
+    DSelectK,
+    HPSDomainNorm,
+    HPSWide,
+    MMoE,
+    MoLA,
+    SingleTask,
+)
 from mola_lightning.backbones import create_small_resnet
-from mola_lightning.core import Collate
+from mola_lightning.core import Collate, Task
 from mola_lightning.data import BalancedSampler, TensorSource
-from mola_lightning.routers import ConvRouter
+from mola_lightning.losses import AuxiliaryLoss, TaskCrossEntropy, TwDLoss
+from mola_lightning.routers import ConvRouter, HardRouter, Router, UniformRouter
 from mola_lightning.training import MoLAGrad, MoLARouter, MultiTaskModule
 
+Build = Callable[[Sequence[Task]], MultiTaskModule]
 STORED = Path(__file__).with_name("regression.json")
-METHODS = ("hps", "single_task", "mola_grad", "mola_router")
 SHAPE, CLASSES, SIZE, STEPS = (3, 12, 12), {"a": 3, "b": 4, "c": 2}, 16, 5
 
 
@@ -37,17 +55,49 @@ def source() -> TensorSource:
     return TensorSource({"train": parts, "val": parts}, num_classes=CLASSES)
 
 
+def baseline(scheme: type[Architecture], **options: Any) -> Build:
+    """A scheme without auxiliary losses."""
+    return lambda tasks: MultiTaskModule(tasks, scheme(tasks, BACKBONE, image_shape=SHAPE, **options))
+
+
+def mola(router: Callable[..., Router], kind: str = "reshaped", **auxiliary: Callable[..., AuxiliaryLoss]) -> Build:
+    """Any other MoLA, with these losses on its router."""
+
+    def built(tasks: Sequence[Task]) -> MultiTaskModule:
+        adapter = partial(AdaptedBackbone, rank=2, alpha=4, kind=kind)
+        return MultiTaskModule(tasks, MoLA(tasks, BACKBONE, router, adapter, image_shape=SHAPE), auxiliary=auxiliary)
+
+    return built
+
+
+BACKBONE = partial(create_small_resnet, widths=(4, 8), blocks=(1, 1))
+SMALL_ROUTER = {"widths": (4, 8), "blocks": 1}
+CONV = partial(ConvRouter, **SMALL_ROUTER)
+METHODS: dict[str, Build] = {
+    "hps": baseline(HPS),
+    "single_task": baseline(SingleTask),
+    "mola_grad": lambda tasks: MoLAGrad(tasks, BACKBONE, SHAPE, rank=2, alpha=4),
+    "mola_router": lambda tasks: MoLARouter(tasks, BACKBONE, SHAPE, rank=2, alpha=4, router=CONV),
+    "mola_hard": mola(partial(HardRouter, **SMALL_ROUTER), twd=TwDLoss),
+    "mola_no_twd": mola(CONV),
+    "mola_task_ce": mola(CONV, task_cross_entropy=TaskCrossEntropy),
+    "mola_uniform": mola(UniformRouter),
+    "expert_mix": mola(UniformRouter, kind="full"),
+    "hps_dsbn": baseline(HPSDomainNorm),
+    "hps_wide": baseline(HPSWide, widen_to=3000),
+    "cross_stitch": baseline(CrossStitch),
+    "mmoe": baseline(MMoE, num_experts=2, gate_input=2),
+    "dselect_k": baseline(DSelectK, gate_input=2, gamma=16, entropy_weight=0.01),
+    "cgc": baseline(CGC, gate_input=2),
+    "ple": baseline(PLE, gate_input=2),
+    "ltb": baseline(LTB),  # in its warm-up: the draws afterwards are those of the machine's generator
+    "mtan": baseline(MTAN),
+}
+
+
 def build(method: str, data: TensorSource) -> MultiTaskModule:
     """A method with weights that are functions of their names' order alone."""
-    backbone, tasks = partial(create_small_resnet, widths=(4, 8), blocks=(1, 1)), data.tasks
-    if method in ("hps", "single_task"):
-        scheme = HPS if method == "hps" else SingleTask
-        module = MultiTaskModule(tasks, scheme(tasks, backbone, SHAPE))
-    elif method == "mola_grad":
-        module = MoLAGrad(tasks, backbone, SHAPE, rank=2, alpha=4)
-    else:
-        router = partial(ConvRouter, widths=(4, 8), blocks=1)
-        module = MoLARouter(tasks, backbone, SHAPE, rank=2, alpha=4, router=router)
+    module = METHODS[method](data.tasks)
     module.double()
     with torch.no_grad():
         for i, parameter in enumerate(module.parameters()):

@@ -32,6 +32,11 @@ def test_the_first_losses_are_those_stored(method: str) -> None:
     assert regression.losses(method) == pytest.approx(stored[method], rel=1e-6)
 
 
+def test_every_scheme_has_stored_losses() -> None:
+    experiments = Path(__file__).parents[2] / "conf" / "experiment" / "digits"
+    assert set(regression.METHODS) == {file.stem for file in experiments.glob("*.yaml")} - {"base"}
+
+
 def test_the_stored_losses_tell_methods_and_steps_apart() -> None:
     stored = json.loads(regression.STORED.read_text())
     assert set(stored) == set(regression.METHODS)
