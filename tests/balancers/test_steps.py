@@ -12,7 +12,7 @@ from torch import Tensor
 from torchjd import aggregation
 
 from mola_lightning.adapters.kinds import ADAPTER_PARAMETERS
-from mola_lightning.balancers import MGDA, UW, EqualWeights
+from mola_lightning.balancers import MGDA, UW, EqualWeights, Step
 from mola_lightning.core import Batch
 from mola_lightning.data import Source
 from mola_lightning.training import MultiTaskModule
@@ -194,12 +194,10 @@ def test_float16_with_a_scaler_gives_the_gradient_of_float32(
     batch, found = make_batch(source), []
     for scale in (1.0, 1024.0):
         module = make_module("hps", source, balancer=make_balancer("imtl_g"))
-        output, features = module._predict(batch.images, batch.rows)
-        terms, units = module._loss_terms(output, batch.targets)
-        shared = module.architecture.shared_parameters()
-        here = module._step(terms, shared, features, batch.rows)
-        scaled = type(here)(here.terms, here.own, here.here, scale)
-        (module.balancer(torch.stack(terms), units > 0, shared, step=scaled) * scale).backward()
+        losses, units = module.task_losses(module(batch.images, batch.rows), batch.targets)
+        terms, shared = losses.unbind(), module.architecture.shared_parameters()
+        scaled = Step(terms, own=list(module.heads.parameters()), scale=scale)
+        (module.balancer(losses, units > 0, shared, step=scaled) * scale).backward()
         found.append({n: p.grad / scale for n, p in module.named_parameters() if p.grad is not None})
     for n, gradient in found[0].items():
         assert torch.allclose(found[1][n], gradient, rtol=1e-4, atol=1e-7), n

@@ -11,16 +11,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mola_lightning.architectures import Architecture, Features
-from mola_lightning.balancers import Balancer, EqualWeights, Step
+from mola_lightning.balancers import Balancer, EqualWeights
 from mola_lightning.core import Batch, ConfigError, ModelOutput, Regime, Task, TaskRows, check_tasks
 from mola_lightning.heads import HeadFactory, LinearHead, factories_per_task
 from mola_lightning.losses import AuxiliaryLoss
+from mola_lightning.training.auxiliary import AuxiliaryFactory, AuxiliaryLosses
+from mola_lightning.training.balancer_step import balancer_step
 from mola_lightning.training.finite import FiniteGuard
 from mola_lightning.training.meters import Meters
 from mola_lightning.training.parameters import group_parameters
-from mola_lightning.training.second_pass import kept_random_state, unchanged_buffers
+from mola_lightning.training.second_pass import second_pass
+from mola_lightning.training.task_losses import task_losses
 
-AuxiliaryFactory = Callable[..., AuxiliaryLoss]
 BalancerFactory = Callable[..., Balancer]
 
 
@@ -73,7 +75,7 @@ class MultiTaskModule(pl.LightningModule):
         balancer = balancer or EqualWeights
         self.balancer = balancer if isinstance(balancer, nn.Module) else balancer(num_tasks=len(self.tasks))
         self._last_batch: Batch | None = None  # for balancers that look at it again after the optimiser's step
-        self.auxiliary = nn.ModuleDict({n: self._build_auxiliary(n, aux) for n, aux in (auxiliary or {}).items()})
+        self.auxiliary = AuxiliaryLosses(auxiliary or {}, architecture)
         self._optimizer = optimizer or partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-4)
         self._scheduler = scheduler
         self._parameter_groups = dict(parameter_groups or {})
@@ -81,18 +83,6 @@ class MultiTaskModule(pl.LightningModule):
         named = (*self.auxiliary, *architecture.penalty_names)
         self.meters = nn.ModuleDict({"train_": Meters((), ("loss", *(f"aux/{name}" for name in named)), tasks)})
         self.meters.update({f"{stage}_": Meters(self.tasks, (), tasks) for stage in ("val", "test")})
-
-    def _build_auxiliary(self, name: str, given: AuxiliaryLoss | AuxiliaryFactory) -> AuxiliaryLoss:
-        if not isinstance(given, nn.Module):
-            # without experts: any number, so that a loss that needs logits is built and then refused
-            given = given(num_experts=max(1, self.architecture.num_experts), num_tasks=len(self.tasks))
-        if given.needs_logits and not self.architecture.learned_logits:
-            raise ConfigError(
-                f"the auxiliary loss {name!r} acts on a router's logits, and {type(self.architecture).__name__} "
-                f"(method {self.architecture.method!r}) has none. Use a router that learns them (router=conv), or "
-                "auxiliary=none."
-            )
-        return given
 
     def _check_names(self, who: str, found: Sequence[str]) -> None:
         # The order too: a task's place is its id, by which experts are picked.
@@ -102,8 +92,7 @@ class MultiTaskModule(pl.LightningModule):
                 "same, in the same order"
             )
 
-    # ------------------------------------------------------------------------------------------------ forward and
-    # losses
+    # ------------------------------------------------------------------------------------------------- forward, losses
 
     def forward(self, images: Tensor, rows: TaskRows) -> ModelOutput:
         """Predictions of every task for its rows.
@@ -135,13 +124,10 @@ class MultiTaskModule(pl.LightningModule):
         self, output: ModelOutput, targets: Mapping[str, Tensor], local: bool = False
     ) -> tuple[list[Tensor], Tensor]:
         """The T losses as scalars of their own, and units (T,); ``local``: of this process's rows alone."""
-        pairs = [_sum_and_units(task, output.predictions[task.name], targets[task.name]) for task in self.tasks]
-        units = torch.stack([pair[1] for pair in pairs]).detach()
-        world_size = 1 if local else self._world_size
-        if world_size > 1:
-            units = self.trainer.strategy.reduce(units, reduce_op="sum")
-        factors = (world_size / units.clamp(min=1)).unbind()
-        return [pair[0] * factor for pair, factor in zip(pairs, factors, strict=True)], units
+        if local or self._world_size == 1:
+            return task_losses(self.tasks, output, targets)
+        total = partial(self.trainer.strategy.reduce, reduce_op="sum")
+        return task_losses(self.tasks, output, targets, self._world_size, total)
 
     @property
     def _world_size(self) -> int:
@@ -155,39 +141,20 @@ class MultiTaskModule(pl.LightningModule):
         losses, shared = torch.stack(terms), self.architecture.shared_parameters()
         if self._guard.refuses(losses, self.names, self.current_epoch, batch_idx):  # before the balancer remembers it
             return None
-        total = self.balancer(losses, units > 0, shared, step=self._step(terms, shared, features, batch.rows))
+        taken = {id(parameter) for parameter in (*shared, *self.balancer.parameters())}
+        own = [p for p in self.parameters() if p.requires_grad and id(p) not in taken]
+        step = balancer_step(terms, own, features, batch.rows, self.architecture, self._trainer)
+        total = self.balancer(losses, units > 0, shared, step=step)
         self._last_batch = batch if self.balancer.wants_losses_after_step else None
         values = {}
-        for name, auxiliary in self.auxiliary.items():
-            value = auxiliary(output)
+        for name, (value, weighted) in self.auxiliary(output).items():
             values[f"aux/{name}"] = value.detach()
-            total = total + auxiliary.weight * value
-        for name, penalty in output.penalties.items():
-            values[f"aux/{name}"] = penalty.detach()
-            total = total + penalty
+            total = total + weighted
         if self._guard.refuses(total.detach()[None], ("the sum with auxiliary terms",), self.current_epoch, batch_idx):
             self._last_batch = None
             return None
         self.meters["train_"].update_losses(losses.detach(), units, {"loss": total.detach(), **values})
         return total
-
-    def _step(
-        self, terms: Sequence[Tensor], shared: Sequence[nn.Parameter], features: Features, rows: TaskRows
-    ) -> Step:
-        others = {id(parameter) for parameter in (*shared, *self.balancer.parameters())}
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer is not None else None
-        here = tuple(count > 0 for count in rows.counts.values())
-        if any(isinstance(module, nn.SyncBatchNorm) for module in self.architecture.modules()):
-            here = ()  # its backward waits for all processes: none may leave a task out
-        return Step(
-            terms,
-            own=[p for p in self.parameters() if p.requires_grad and id(p) not in others],
-            here=here,
-            scale=float(scaler.get_scale()) if scaler is not None else 1.0,
-            mean=partial(self.trainer.strategy.reduce, reduce_op="mean") if self._world_size > 1 else None,
-            features=None if features.routed is not None else list(features.per_task.values()),
-            rows=rows,
-        )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The optimiser's step; then, for balancers that ask for it, the losses of the same batch once more."""
@@ -196,10 +163,7 @@ class MultiTaskModule(pl.LightningModule):
         if batch is None:
             return
         with (
-            torch.no_grad(),
-            unchanged_buffers(self.architecture),
-            unchanged_buffers(self.heads),
-            kept_random_state(batch.images.device),
+            second_pass(batch.images.device, self.architecture, self.heads),
             self._trainer.precision_plugin.forward_context() if self._trainer is not None else nullcontext(),
         ):
             losses, units = self.task_losses(self(batch.images, batch.rows), batch.targets)
@@ -279,12 +243,7 @@ class MultiTaskModule(pl.LightningModule):
         """Raise :class:`ConfigError` when a part of the method is not defined for ``regime``."""
         self.architecture.check_regime(regime)
         self.balancer.check_regime(regime)
-        for name, auxiliary in self.auxiliary.items():
-            if regime not in auxiliary.regimes:
-                raise ConfigError(
-                    f"the auxiliary loss {name!r} is not defined for the {regime.value} regime of this data, where an "
-                    "image has several tasks; leave it out with auxiliary=none"
-                )
+        self.auxiliary.check_regime(regime)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """One optimiser over all trainable parameters, and its schedule."""
@@ -292,10 +251,3 @@ class MultiTaskModule(pl.LightningModule):
         if self._scheduler is None:
             return {"optimizer": optimizer}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler(optimizer), "interval": "epoch"}}
-
-
-def _sum_and_units(task: Task, predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The task's criterion; without rows the sum of nothing, which keeps the head in the graph."""
-    if not len(targets):
-        return predictions.sum(), predictions.new_zeros(())
-    return task.criterion(predictions, targets)
