@@ -126,6 +126,61 @@ def test_loop_is_tile(regime: str) -> None:
         assert torch.equal(one.routing.expert_ids, rows.task_ids)
 
 
+def late_experts(**settings: object) -> Architecture:
+    """MoLA-Grad with experts in the last stage only."""
+    return make("mola_grad", adapter=partial(AdaptedBackbone, target_modules=["^layer2"]), **settings)
+
+
+def counted_runs(layer: nn.Module) -> list[int]:
+    """The number of rows of each run of a layer, filled as it runs."""
+    runs: list[int] = []
+    layer.register_forward_hook(lambda _, inputs, __: runs.append(len(inputs[0])))
+    return runs
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("regime", ["all rows", "partial", "partial, one task absent"])
+def test_what_all_passes_of_a_loop_share_runs_once(regime: str, training: bool) -> None:
+    """Features and gradients are those of passes of the whole network."""
+    once, loop, rows = late_experts().train(training), late_experts().train(training), REGIMES[regime]
+    loop._cut = None
+    stem, last = counted_runs(once.backbone.net.conv1), counted_runs(once.backbone.adapted["layer2.0.conv1"])
+    outputs = [architecture(make_images(), rows).per_task for architecture in (once, loop)]
+    for name in NAMES:
+        torch.testing.assert_close(outputs[0][name], outputs[1][name], rtol=1e-9, atol=1e-11)
+    for features in outputs:
+        sum((t + 1) * feature.square().sum() for t, feature in enumerate(features.values())).backward()
+    for one, other in zip(once.parameters(), loop.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-7, atol=1e-10)
+    each = [count for count in rows.counts.values() if count]
+    # in training the rows of a pass share the statistics of norms, and these tasks have different rows
+    assert stem == (each if training and regime != "all rows" else [5])
+    assert last == each
+
+
+def test_norms_before_the_experts_count_a_batch_once() -> None:
+    mola = late_experts().train()
+    mola(make_images(), REGIMES["all rows"])
+    assert mola.backbone.net.bn1.num_batches_tracked == 1
+    assert mola.backbone.net.layer2[0].bn1.num_batches_tracked == len(NAMES)
+
+
+def test_parts_that_run_once_are_not_registered_twice() -> None:
+    mola = late_experts()
+    assert mola._cut is not None
+    assert mola.state_dict().keys() == late_experts(single_input="tile").state_dict().keys()
+    twin = copy.deepcopy(mola)
+    with torch.no_grad():
+        twin.backbone.net.conv1.weight.zero_()
+    rows = REGIMES["all rows"]
+    assert not twin(make_images(), rows).per_task["art"].equal(mola(make_images(), rows).per_task["art"])
+
+
+@pytest.mark.parametrize("settings", [{}, {"target_modules": ["layer2"], "checkpoint_modules": ["layer2"]}])
+def test_nothing_runs_once_where_the_first_layer_has_experts_or_blocks_are_recomputed(settings: dict) -> None:
+    assert make("mola_grad", adapter=partial(AdaptedBackbone, **settings))._cut is None
+
+
 def test_loop_normalises_each_task_by_itself() -> None:
     """One pass a task: its batch statistics are those of its own rows."""
     loop, images = make("mola_grad").train(), make_images()

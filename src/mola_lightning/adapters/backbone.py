@@ -113,23 +113,36 @@ class AdaptedBackbone(nn.Module):
         Raises:
             ConfigError: for a routing of another shape, or ids outside 0..E-1.
         """
+        return self.run(self.net, images, routing)
+
+    def run(self, part: nn.Module, inputs: Tensor, routing: Routing | Tensor) -> Tensor:
+        """The output of a part of the network under a routing.
+
+        Args:
+            part: the network, or some of its modules.
+            inputs: (B, ...), what the part reads.
+            routing: as :meth:`forward` takes it.
+
+        Raises:
+            ConfigError: as :meth:`forward`.
+        """
         if getattr(self.net, "grad_checkpointing", False):
             raise ConfigError(
                 "the network's own activation checkpointing recomputes layers without their mixing weights; turn it "
                 "off and give AdaptedBackbone(checkpoint_modules=[r'^layer\\d$']) the blocks to checkpoint"
             )
-        routing = self._as_routing(routing, images.shape[0])
+        routing = self._as_routing(routing, inputs.shape[0])
         ids, counts = routing.expert_ids, routing.expert_counts
         if ids is not None and counts is not None and not torch.compiler.is_compiling():
-            return self._run_grouped(images, ids, counts)
+            return self._run_grouped(part, inputs, ids, counts)
         with self.scope.bind(Mixing(self.num_experts, routing.mixing, routing.expert_ids)):
-            return self.net(images)
+            return part(inputs)
 
-    def _run_grouped(self, images: Tensor, expert_ids: Tensor, counts: tuple[int, ...]) -> Tensor:
+    def _run_grouped(self, part: nn.Module, inputs: Tensor, expert_ids: Tensor, counts: tuple[int, ...]) -> Tensor:
         """Sort the rows by expert once for all layers, and put the outputs back in order."""
         order = torch.argsort(expert_ids, stable=True)
         with self.scope.bind(Mixing(self.num_experts, expert_ids=expert_ids[order], group_sizes=counts)):
-            outputs = self.net(images[order])
+            outputs = part(inputs[order])
         back = torch.argsort(order)
         return pytree.tree_map_only(Tensor, lambda output: output[back], outputs)
 

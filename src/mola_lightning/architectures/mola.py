@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mola_lightning.adapters import AdaptedBackbone, is_adapter_parameter
+from mola_lightning.adapters import AdaptedBackbone, AdaptedLayer, CheckpointBoundary, is_adapter_parameter
 from mola_lightning.architectures.base import Architecture, BackboneLike, Features, build_backbone
-from mola_lightning.backbones.stages import example_image
+from mola_lightning.backbones.stages import FAMILIES, example_image, stages_of
 from mola_lightning.core import ConfigError, Routing, Task, TaskRows
 from mola_lightning.core.errors import one_of, positive_int
 from mola_lightning.routers import Router
@@ -26,6 +26,10 @@ class MoLA(Architecture):
     Where one image has several targets (single-input), a router by task id sees (row, task) queries. ``single_input``
     says how they run: ``loop``, one pass per task; ``tile``, all queries in one pass. They differ only by batch
     normalisation, whose statistics are those of a pass. A router that reads the image needs one pass in any case.
+
+    Before the first stage with an adapted layer the passes of a loop are the same wherever every present task has all
+    rows (in evaluation, whatever rows they have): there a network that can be cut into stages runs once, its norms
+    count the batch once, and its dropout is drawn once.
 
     Args:
         tasks: all tasks, in task order.
@@ -65,6 +69,7 @@ class MoLA(Architecture):
             )
         self.learned_logits = self.router.learned_logits
         self.method = self.method_of(router=type(self.router))
+        self._cut = cut_at_adapters(self.backbone) if single_input == "loop" and self.router.needs_task_ids else None
         if image_shape is not None:
             self.backbone.check_reached(example_image(self.backbone, image_shape))
 
@@ -89,13 +94,17 @@ class MoLA(Architecture):
 
     def _loop(self, images: Tensor, rows: TaskRows, queries: TaskRows, routing: Routing) -> dict[str, Tensor]:
         assert routing.expert_ids is not None  # what a router by task id gives
-        found = {}
+        found, net, inputs = {}, self.backbone.net, images
+        complete = all(count in (0, len(images)) for count in rows.counts.values())
+        if self._cut is not None and rows.present and (complete or not self.training):
+            common, net = self._cut
+            inputs = common(images)
         for task, name in enumerate(rows.names):
             if not (count := rows.counts[name]):
                 continue
             counts = tuple(count if expert == task else 0 for expert in range(self.num_experts))
             own = Routing(expert_ids=routing.expert_ids[queries[name]], expert_counts=counts)
-            found[name] = self.backbone(images[rows[name]], own)
+            found[name] = self.backbone.run(net, inputs[rows[name]], own)
         return self.complete(found, rows, images)
 
     def shared_parameters(self) -> list[nn.Parameter]:
@@ -111,3 +120,18 @@ class MoLA(Architecture):
         if parameter_name.startswith("router."):
             return "router"
         return "adapters" if is_adapter_parameter(parameter_name) else "backbone"
+
+
+def cut_at_adapters(backbone: AdaptedBackbone) -> tuple[nn.Module, nn.Module] | None:
+    """The stages before the first adapted layer, and the others; None where there are none, or no stages.
+
+    A tuple, so that a module that keeps it does not register its parts a second time.
+    """
+    net = backbone.net
+    checkpointed = any(isinstance(module, CheckpointBoundary) for module in net.modules())  # they need a mixing
+    if checkpointed or type(net) not in FAMILIES:  # a subclass may do something else with the parts
+        return None
+    stages = stages_of(net)
+    adapted = [any(isinstance(module, AdaptedLayer) for module in stage.modules()) for stage in stages]
+    first = adapted.index(True) if True in adapted else 0
+    return (nn.Sequential(*stages[:first]), nn.Sequential(*stages[first:])) if first else None

@@ -61,6 +61,18 @@ def split(net: nn.Module, image_shape: Sequence[int] | None = None) -> Stages:
     Raises:
         ConfigError: for another kind of network, or one that recomputes its activations.
     """
+    stages = stages_of(net)
+    features = getattr(net, "num_features", None)
+    shapes = output_shapes(stages, example_image(net, image_shape))
+    return Stages(stages, shapes, features if isinstance(features, int) else shapes[-1][1])
+
+
+def stages_of(net: nn.Module) -> list[nn.Module]:
+    """The stages of a network as :func:`split` cuts it, without running any.
+
+    Raises:
+        ConfigError: as :func:`split`.
+    """
     cut = next((cut for family, cut in FAMILIES.items() if isinstance(net, family)), None)
     if cut is None:
         raise ConfigError(
@@ -70,10 +82,7 @@ def split(net: nn.Module, image_shape: Sequence[int] | None = None) -> Stages:
         )
     if getattr(net, "grad_checkpointing", False):
         raise ConfigError("a network with its own activation checkpointing cannot be cut into stages; turn it off")
-    stages = cut(net)
-    features = getattr(net, "num_features", None)
-    shapes = output_shapes(stages, example_image(net, image_shape))
-    return Stages(stages, shapes, features if isinstance(features, int) else shapes[-1][1])
+    return cut(net)
 
 
 def output_shapes(modules: Sequence[nn.Module], image: Tensor) -> list[torch.Size]:
