@@ -59,7 +59,7 @@ class FeatureLevel(GramianBalancer):
         own.add_absent(t for t, flag in zip(step.terms or losses.unbind(), flags, strict=True) if not flag)
         chosen = torch.tensor([t for t, flag in enumerate(flags) if flag], device=losses.device)
         with torch.no_grad(), torch.autocast(losses.device.type, enabled=False):
-            weights = self._task_weights(gradients, rows, chosen, step)
+            weights = self.task_weights(_feature_gramian(gradients, rows, chosen, step), chosen, len(rows))
         parts = zip(features, weights.unbind(), gradients, strict=True)
         through = torch.stack([(f * (w * g).to(f.dtype)).sum() for f, w, g in parts]).sum()
         return attach(losses.detach().sum(), own.pairs()) + (through - through.detach())
@@ -77,19 +77,16 @@ class FeatureLevel(GramianBalancer):
             self.check_regime(Regime.MULTI_INPUT)  # nobody said which regime it is; this batch does
         return features, rows
 
-    def _task_weights(self, gradients: Sequence[Tensor], rows: TaskRows, chosen: Tensor, step: Step) -> Tensor:
-        """(T,) weights from the gradients (n_t, D, ...) with respect to each task's rows of the features."""
-        width = gradients[0].shape[1:].numel()
-        jacobian = torch.zeros(len(rows), rows.batch_size, width, device=chosen.device)
-        for t, (gradient, at) in enumerate(zip(gradients, rows.values(), strict=True)):
-            jacobian[t, at] = gradient.flatten(1).float()
-        gramian = gramian_of(jacobian.flatten(1), chosen)
-        if step.mean is not None:
-            # Rows of other processes are other entries of the gradient, so Gramians add up; weights have no scale.
-            gramian = step.mean(gramian)
-        weights = gramian.new_zeros(len(rows))
-        weights[chosen] = self.weights(gramian, chosen)
-        return weights
+
+def _feature_gramian(gradients: Sequence[Tensor], rows: TaskRows, chosen: Tensor, step: Step) -> Tensor:
+    """(n, n) of the gradients (n_t, D, ...) with respect to each task's rows of the features."""
+    width = gradients[0].shape[1:].numel()
+    jacobian = torch.zeros(len(rows), rows.batch_size, width, device=chosen.device)
+    for t, (gradient, at) in enumerate(zip(gradients, rows.values(), strict=True)):
+        jacobian[t, at] = gradient.flatten(1).float()
+    gramian = gramian_of(jacobian.flatten(1), chosen)
+    # Rows of other processes are other entries of the gradient, so Gramians add up; weights have no scale.
+    return gramian if step.mean is None else step.mean(gramian)
 
 
 def _one_source(features: Sequence[Tensor], rows: TaskRows) -> bool:

@@ -32,11 +32,16 @@ class GramianBalancer(GradientBalancer):
 
     def combine(self, jacobian: Tensor, chosen: Tensor, step: Step) -> Tensor:
         """The weighted sum of gradients."""
-        weights = jacobian.new_zeros(len(jacobian))
-        weights[chosen] = self.weights(gramian_of(jacobian, chosen), chosen)
+        weights = self.task_weights(gramian_of(jacobian, chosen), chosen, len(jacobian))
         if step.mean is not None:
             weights = step.mean(weights)  # equal already but for what processors of different kinds round
         return weights @ jacobian
+
+    def task_weights(self, gramian: Tensor, chosen: Tensor, num_tasks: int) -> Tensor:
+        """(T,) weights, 0 for absent tasks, from the (n, n) Gramian of the present ones."""
+        weights = gramian.new_zeros(num_tasks)
+        weights[chosen] = self.weights(gramian, chosen)
+        return weights
 
     def weights(self, gramian: Tensor, chosen: Tensor) -> Tensor:
         """(n,) weights of the present tasks for their Gramian, whatever its scale; ones where it is not finite.
