@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mola_lightning.adapters import AdaptedBackbone
 from mola_lightning.adapters.kinds import ADAPTER_PARAMETERS
 from mola_lightning.architectures import HPS, Architecture, MoLA, SingleTask
+from mola_lightning.architectures.mola import cut_at_adapters
 from mola_lightning.backbones import create_small_resnet
 from mola_lightning.core import Task, TaskRows
 from mola_lightning.routers import ConvRouter, HardRouter, Router, TaskIdRouter, TopKRouter, UniformRouter
@@ -140,12 +141,15 @@ def counted_runs(layer: nn.Module) -> list[int]:
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("regime", ["all rows", "partial", "partial, one task absent"])
-def test_what_all_passes_of_a_loop_share_runs_once(regime: str, training: bool) -> None:
+def test_what_all_passes_of_a_loop_share_runs_once(
+    regime: str, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Features and gradients are those of passes of the whole network."""
     once, loop, rows = late_experts().train(training), late_experts().train(training), REGIMES[regime]
-    loop._cut = None
     stem, last = counted_runs(once.backbone.net.conv1), counted_runs(once.backbone.adapted["layer2.0.conv1"])
-    outputs = [architecture(make_images(), rows).per_task for architecture in (once, loop)]
+    outputs = [once(make_images(), rows).per_task]
+    monkeypatch.setattr("mola_lightning.architectures.mola.cut_at_adapters", lambda _: None)
+    outputs.append(loop(make_images(), rows).per_task)
     for name in NAMES:
         torch.testing.assert_close(outputs[0][name], outputs[1][name], rtol=1e-9, atol=1e-11)
     for features in outputs:
@@ -165,20 +169,18 @@ def test_norms_before_the_experts_count_a_batch_once() -> None:
     assert mola.backbone.net.layer2[0].bn1.num_batches_tracked == len(NAMES)
 
 
-def test_parts_that_run_once_are_not_registered_twice() -> None:
-    mola = late_experts()
-    assert mola._cut is not None
-    assert mola.state_dict().keys() == late_experts(single_input="tile").state_dict().keys()
-    twin = copy.deepcopy(mola)
-    with torch.no_grad():
-        twin.backbone.net.conv1.weight.zero_()
-    rows = REGIMES["all rows"]
-    assert not twin(make_images(), rows).per_task["art"].equal(mola(make_images(), rows).per_task["art"])
+def test_a_norm_that_was_replaced_runs() -> None:
+    """As for training on several processes."""
+    mola, rows = late_experts(), REGIMES["all rows"]
+    before = mola(make_images(), rows).per_task["art"]
+    mola.backbone.net.bn1 = nn.Identity()
+    assert not before.equal(mola(make_images(), rows).per_task["art"])
 
 
 @pytest.mark.parametrize("settings", [{}, {"target_modules": ["layer2"], "checkpoint_modules": ["layer2"]}])
 def test_nothing_runs_once_where_the_first_layer_has_experts_or_blocks_are_recomputed(settings: dict) -> None:
-    assert make("mola_grad", adapter=partial(AdaptedBackbone, **settings))._cut is None
+    assert cut_at_adapters(make("mola_grad", adapter=partial(AdaptedBackbone, **settings)).backbone) is None
+    assert cut_at_adapters(late_experts().backbone) is not None
 
 
 def test_loop_normalises_each_task_by_itself() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mola_lightning.adapters import AdaptedBackbone, AdaptedLayer, CheckpointBoundary, is_adapter_parameter
@@ -69,7 +70,6 @@ class MoLA(Architecture):
             )
         self.learned_logits = self.router.learned_logits
         self.method = self.method_of(router=type(self.router))
-        self._cut = cut_at_adapters(self.backbone) if single_input == "loop" and self.router.needs_task_ids else None
         if image_shape is not None:
             self.backbone.check_reached(example_image(self.backbone, image_shape))
 
@@ -95,9 +95,9 @@ class MoLA(Architecture):
     def _loop(self, images: Tensor, rows: TaskRows, queries: TaskRows, routing: Routing) -> dict[str, Tensor]:
         assert routing.expert_ids is not None  # what a router by task id gives
         found, net, inputs = {}, self.backbone.net, images
-        complete = all(count in (0, len(images)) for count in rows.counts.values())
-        if self._cut is not None and rows.present and (complete or not self.training):
-            common, net = self._cut
+        whole = all(count in (0, len(images)) for count in rows.counts.values())
+        if rows.present and (whole or not self.training) and (cut := cut_at_adapters(self.backbone)):
+            common, net = cut
             inputs = common(images)
         for task, name in enumerate(rows.names):
             if not (count := rows.counts[name]):
@@ -123,13 +123,15 @@ class MoLA(Architecture):
 
 
 def cut_at_adapters(backbone: AdaptedBackbone) -> tuple[nn.Module, nn.Module] | None:
-    """The stages before the first adapted layer, and the others; None where there are none, or no stages.
+    """The stages before the first adapted layer, and the others; None where there are none before, or no stages.
 
-    A tuple, so that a module that keeps it does not register its parts a second time.
+    Made anew for each batch, as modules of a network may be replaced.
     """
     net = backbone.net
-    checkpointed = any(isinstance(module, CheckpointBoundary) for module in net.modules())  # they need a mixing
-    if checkpointed or type(net) not in FAMILIES:  # a subclass may do something else with the parts
+    # Checkpointed blocks need a mixing, norms across processes as many runs on each; a subclass may run its parts
+    # otherwise.
+    unfit = any(isinstance(module, (CheckpointBoundary, nn.SyncBatchNorm)) for module in net.modules())
+    if unfit or type(net) not in FAMILIES or torch.compiler.is_compiling():
         return None
     stages = stages_of(net)
     adapted = [any(isinstance(module, AdaptedLayer) for module in stage.modules()) for stage in stages]
