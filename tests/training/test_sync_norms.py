@@ -9,8 +9,8 @@ from torch import nn
 
 from mola_lightning.architectures import HPS, MMoE
 from mola_lightning.backbones import create_small_resnet
-from mola_lightning.core import ConfigError, Task
-from mola_lightning.training import MultiTaskModule
+from mola_lightning.core import ConfigError, Regime, Task
+from mola_lightning.training import MoLAGrad, MultiTaskModule
 from mola_lightning.training.sync_norms import SyncNorms
 
 TASKS = (Task("a", 3), Task("b", 2))
@@ -41,3 +41,13 @@ def test_schemes_of_which_a_part_may_rest_are_refused() -> None:
     SyncNorms().apply(MultiTaskModule(TASKS, HPS(TASKS, backbone, (3, 8, 8))))
     with pytest.raises(ConfigError, match="runs every row through every norm"):
         SyncNorms().apply(MultiTaskModule(TASKS, MMoE(TASKS, backbone, image_shape=(3, 8, 8))))
+
+
+def test_a_pass_for_each_task_is_refused_where_a_process_may_lack_one() -> None:
+    backbone = partial(create_small_resnet, widths=(4, 8), blocks=(1, 1))
+    module = MoLAGrad(TASKS, backbone, (3, 8, 8))
+    assert module.architecture.runs_whole(Regime.DOMAINS)
+    assert not module.architecture.runs_whole(Regime.SINGLE_INPUT)
+    with pytest.raises(ConfigError, match="runs every row through every norm"):
+        SyncNorms().apply(module)  # of data that nobody knows
+    SyncNorms().apply(MoLAGrad(TASKS, backbone, (3, 8, 8), single_input="tile"))

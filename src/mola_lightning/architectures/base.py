@@ -50,8 +50,6 @@ class Architecture(nn.Module, ABC):
         num_experts: E, or 0 without experts.
         learned_logits: whether the routing carries logits that auxiliary losses can act on.
         penalty_names: names of the penalties that it adds to the training loss.
-        runs_whole: whether every batch runs whole through every part, whichever tasks it has; elsewhere a part of one
-            task rests without it.
     """
 
     regimes: ClassVar[frozenset[Regime]] = frozenset(Regime)
@@ -59,7 +57,6 @@ class Architecture(nn.Module, ABC):
     num_features: int
     num_experts: int = 0
     learned_logits: bool = False
-    runs_whole: ClassVar[bool] = False
     penalty_names: tuple[str, ...] = ()
 
     def __init__(self, tasks: Sequence[Task]) -> None:
@@ -92,6 +89,14 @@ class Architecture(nn.Module, ABC):
                 f"{type(self).__name__} is not defined for the {regime.value} regime of this data, only for: "
                 f"{allowed}. Choose another architecture=..."
             )
+
+    def runs_whole(self, regime: Regime | None) -> bool:
+        """Whether every batch runs through every part, whichever tasks it has; else a task's part rests without it.
+
+        Args:
+            regime: of the data; None where it is not known.
+        """
+        return False
 
     def set_progress(self, epoch: int, epochs: int | None) -> None:
         """Hear that ``epoch`` (from 0) of ``epochs`` begins, or of a training without end; most schemes do not care."""

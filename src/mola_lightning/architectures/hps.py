@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from mola_lightning.architectures.base import Architecture, BackboneLike, Features, build_backbone
-from mola_lightning.core import Task, TaskRows
+from mola_lightning.core import Regime, Task, TaskRows
 
 
 class HPS(Architecture):
@@ -18,7 +18,6 @@ class HPS(Architecture):
     """
 
     method = "hps"
-    runs_whole = True
 
     def __init__(
         self,
@@ -29,6 +28,10 @@ class HPS(Architecture):
         super().__init__(tasks)
         self.backbone = build_backbone(backbone, image_shape)
         self.num_features = self.backbone.num_features
+
+    def runs_whole(self, regime: Regime | None) -> bool:
+        """Always."""
+        return True
 
     def forward(self, images: Tensor, rows: TaskRows) -> Features:
         """One pass over the batch, then each task's rows."""

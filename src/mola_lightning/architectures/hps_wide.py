@@ -40,7 +40,6 @@ class HPSWide(HPS):
     """
 
     method = "hps_wide"
-    runs_whole = True
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mola_lightning.adapters import AdaptedBackbone, AdaptedLayer, CheckpointBoundary, is_adapter_parameter
 from mola_lightning.architectures.base import Architecture, BackboneLike, Features, build_backbone
 from mola_lightning.backbones.stages import FAMILIES, example_image, stages_of
-from mola_lightning.core import ConfigError, Routing, Task, TaskRows
+from mola_lightning.core import ConfigError, Regime, Routing, Task, TaskRows
 from mola_lightning.core.errors import one_of, positive_int
 from mola_lightning.routers import Router
 
@@ -41,8 +41,6 @@ class MoLA(Architecture):
         image_shape: (C, H, W) of the images; None for 3 channels of any size.
         single_input: ``loop`` or ``tile``.
     """
-
-    runs_whole = True
 
     def __init__(
         self,
@@ -106,6 +104,11 @@ class MoLA(Architecture):
             own = Routing(expert_ids=routing.expert_ids[queries[name]], expert_counts=counts)
             found[name] = self.backbone.run(net, inputs[rows[name]], own)
         return self.complete(found, rows, images)
+
+    def runs_whole(self, regime: Regime | None) -> bool:
+        """Unless images may have several targets, and a pass for each."""
+        one_each = regime in (Regime.DOMAINS, Regime.MULTI_INPUT)
+        return one_each or not self.router.needs_task_ids or self.single_input == "tile"
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """The backbone; with a learned router also experts and router. Under routing by task id an expert is its

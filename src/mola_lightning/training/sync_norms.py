@@ -24,8 +24,9 @@ class SyncNorms(TorchSyncBatchNorm):
         Raises:
             ConfigError: when a scheme does not run every row through every norm.
         """
-        architecture = getattr(model, "architecture", None)
-        if architecture is not None and not architecture.runs_whole:
+        architecture, trainer = getattr(model, "architecture", None), getattr(model, "_trainer", None)
+        regime = getattr(getattr(trainer, "datamodule", None), "regime", None)
+        if architecture is not None and not architecture.runs_whole(regime):
             raise ConfigError(
                 f"trainer.sync_batchnorm=true needs a scheme that runs every row through every norm (hps, mola), and "
                 f"in {architecture.method} a task's own part rests where a process lacks the task: it would wait for "
