@@ -6,7 +6,7 @@ import pytest
 
 from mola_lightning.core import DataError, RunFolderError
 from mola_lightning.data import Digits
-from mola_lightning.data.cache import default_cache_root, read_arrays, write_arrays
+from mola_lightning.data.cache import cache_folder, read_arrays, write_arrays
 
 ARRAYS = {"images": np.arange(600, dtype=np.uint8).reshape(6, 10, 10), "labels": np.arange(6)}
 
@@ -89,7 +89,7 @@ def test_writers_at_a_time_leave_one_whole_file(tmp_path: Path) -> None:
 
 def test_the_default_root_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache_root() == Digits().root == tmp_path / "mola_lightning"
+    assert cache_folder() == Digits().root == tmp_path / "mola_lightning"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert default_cache_root() == tmp_path / "home" / ".cache" / "mola_lightning"
+    assert cache_folder() == tmp_path / "home" / ".cache" / "mola_lightning"

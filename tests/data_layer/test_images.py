@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from mola_lightning.cli.errors import explain
 from mola_lightning.core import Batch, Collate, ConfigError, DataError, Regime, Sample, Task
 from mola_lightning.data import (
+    BalancedSampler,
     ImageTransforms,
     Manifest,
     ManifestDataset,
@@ -22,6 +23,7 @@ from mola_lightning.data import (
     make_task,
 )
 from mola_lightning.data.decode import ImageError, read_image
+from mola_lightning.data.seeded import generators_restored
 
 TASKS = (make_task("a", num_outputs=3), make_task("b", num_outputs=2))
 SIZES = [(20, 12), (16, 16), (9, 30), (8, 8)]  # width, height
@@ -96,7 +98,8 @@ def test_only_training_rows_with_their_epoch_are_augmented(folder: Path) -> None
     assert torch.equal(training[2].image, plain[2].image)
     assert not torch.equal(training[(5, 2)].image, plain[2].image)
     assert torch.equal(training[(5, 2)].image, training.__getitems__([(5, 0), (5, 2)])[1].image)
-    pixels = AUGMENTED.train(read_image(folder / "a/image 2.png"), seed=0, epoch=5, index=2)
+    with generators_restored():
+        pixels = AUGMENTED.augment(read_image(folder / "a/image 2.png"), seed=0, epoch=5, index=2)
     assert torch.equal(training[(5, 2)].image, AUGMENTED.normalize(pixels[None])[0])
 
 
@@ -109,7 +112,7 @@ def equal(a: Batch, b: Batch) -> bool:
 def test_any_number_of_workers_loads_the_same_batches(cache: str | None, folder: Path, tmp_path: Path) -> None:
     def batches(num_workers: int) -> list[Batch]:
         source = Folder(TASKS, Regime.MULTI_INPUT, folder, AUGMENTED, 0.25, cache=cache, cache_root=tmp_path)
-        data = MultiTaskDataModule(source, batch_size=4, sampler="balanced", num_workers=num_workers, seed=3)
+        data = MultiTaskDataModule(source, batch_size=4, sampler=BalancedSampler, num_workers=num_workers, seed=3)
         data.prepare_data()
         loader, middle = data.train_dataloader(), data.train_dataloader()
         middle.load_state_dict({"epoch": 1, "batch": 2})
@@ -124,7 +127,7 @@ def test_any_number_of_workers_loads_the_same_batches(cache: str | None, folder:
         assert not equal(here[0], here[4])
     else:  # and with a cache
         data = MultiTaskDataModule(
-            Folder(TASKS, Regime.MULTI_INPUT, folder, AUGMENTED, 0.25), 4, sampler="balanced", seed=3
+            Folder(TASKS, Regime.MULTI_INPUT, folder, AUGMENTED, 0.25), 4, sampler=BalancedSampler, seed=3
         )
         assert all(equal(a, b) for a, b in zip(here, data.train_dataloader(), strict=False))
         assert all(equal(a, b) for a, b in zip(here, batches(2), strict=True))

@@ -13,7 +13,7 @@ from PIL import Image
 from mola_lightning.core import ConfigError, RunFolderError, seed_of
 from mola_lightning.core.errors import one_of, positive_int, require
 from mola_lightning.data.base import Source, Split, check_split
-from mola_lightning.data.cache import default_cache_root, read_arrays, write_arrays
+from mola_lightning.data.cache import cache_folder, read_arrays, write_arrays
 from mola_lightning.data.contact_sheet import draw_contact_sheet, write_sheet
 from mola_lightning.data.digit_sources import SIZE, Part, resize
 from mola_lightning.data.memory import InMemoryDataset
@@ -74,7 +74,7 @@ class BuiltImages(Source):
         self.num_train = dict(num_train)
         self.image_shape = (channels, image_size, image_size)
         self.seed = seed
-        self.root = Path(root).expanduser() if root is not None else default_cache_root()
+        self.root = cache_folder(root)
         self._shift = RandomShift(augment)
 
     @abstractmethod

@@ -16,8 +16,10 @@ from mola_lightning.core.files import atomic_write
 _DIGEST = "blake2b"  # name of the checksum among the arrays
 
 
-def default_cache_root() -> Path:
-    """The user's cache folder for this package: under ``$XDG_CACHE_HOME``, or ``~/.cache`` where that is not set."""
+def cache_folder(root: str | Path | None = None) -> Path:
+    """``root``, or the user's cache folder: under ``$XDG_CACHE_HOME``, or ``~/.cache`` where that is not set."""
+    if root is not None:
+        return Path(root).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mola_lightning"
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mola_lightning.core import Sample, Task
+from mola_lightning.core.errors import one_of, require
 from mola_lightning.data.base import Key, TaskDataset
 from mola_lightning.data.dense_transforms import DenseTransforms, target_kind
 from mola_lightning.data.transforms import Normalize
@@ -16,6 +17,8 @@ from mola_lightning.metrics import depth_metrics, normal_metrics, segmentation_m
 # row -> image (C, H, W), uint8 or float, and its targets by task: labels (H, W) int64, depth (1, H, W) or normals
 # (3, H, W)
 Reader = Callable[[int], tuple[Tensor, dict[str, Tensor]]]
+
+SCENE_TASKS = ("segmentation", "depth", "normals")
 
 
 def segmentation_task(name: str = "segmentation", classes: Sequence[str] | int = (), ignore_index: int = -1) -> Task:
@@ -57,6 +60,25 @@ def normals_task(name: str = "normals") -> Task:
         discrete=False,
         activation=unit_length,
     )
+
+
+def scene_tasks(subset: Sequence[str], classes: Sequence[str]) -> tuple[Task, ...]:
+    """The tasks of photographs of rooms, in the order of ``subset``.
+
+    Args:
+        subset: which of :data:`SCENE_TASKS`.
+        classes: names of those of the segmentation.
+
+    Raises:
+        ConfigError: for a string, none, an unknown task, or one twice.
+    """
+    require(not isinstance(subset, str) and len(subset) > 0, f"subset must be a list of tasks, got {subset!r}")
+    for name in subset:
+        one_of("each of subset", name, SCENE_TASKS)
+    require(len(set(subset)) == len(subset), f"the tasks in subset must differ, got {list(subset)}; remove one")
+    made = (segmentation_task(classes=classes), depth_task(), normals_task())
+    by_name = dict(zip(SCENE_TASKS, made, strict=True))
+    return tuple(by_name[name] for name in subset)
 
 
 class DenseDataset(TaskDataset):

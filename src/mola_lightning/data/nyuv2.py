@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from mola_lightning.core import DataError, Regime
-from mola_lightning.core.errors import one_of, require
+from mola_lightning.core.errors import require
 from mola_lightning.data.base import SPLITS, Source, Split, check_split
-from mola_lightning.data.dense import DenseDataset, depth_task, normals_task, segmentation_task
+from mola_lightning.data.dense import SCENE_TASKS, DenseDataset, scene_tasks
 from mola_lightning.data.dense_transforms import DenseTransforms
 from mola_lightning.data.parallel import in_parallel
 from mola_lightning.data.splits import stratified_split
@@ -67,7 +67,7 @@ class NYUv2(Source):
     def __init__(
         self,
         root: str | Path,
-        subset: Sequence[str] = tuple(FOLDERS),
+        subset: Sequence[str] = SCENE_TASKS,
         size: Sequence[int] | None = None,
         scales: Sequence[float] = (1.0, 1.2, 1.5),
         flip: float = 0.5,
@@ -76,14 +76,10 @@ class NYUv2(Source):
         val_fraction: float = 0.1,
         seed: int = 0,
     ) -> None:
-        require(not isinstance(subset, str) and len(subset) > 0, f"subset must be a list of tasks, got {subset!r}")
-        for name in subset:
-            one_of("each of subset", name, FOLDERS)
         ok = isinstance(val_fraction, float) and 0 < val_fraction < 1
         require(ok, f"val_fraction must lie between 0 and 1, got {val_fraction!r}")
         require(isinstance(seed, int), f"seed must be an integer, got {seed!r}")
-        made = {"segmentation": segmentation_task(classes=CLASSES), "depth": depth_task(), "normals": normals_task()}
-        self.tasks = tuple(made[name] for name in subset)
+        self.tasks = scene_tasks(subset, CLASSES)
         self.root = Path(root).expanduser()
         self.transforms = DenseTransforms(size, scales, flip)
         self.normalize = Normalize(mean, std)
@@ -100,7 +96,7 @@ class NYUv2(Source):
             if target.shape[:2] != image.shape[:2]:
                 raise DataError(
                     f"{self._path(folder, FOLDERS[task.name], row)} has {target.shape[0]} x {target.shape[1]} pixels, "
-                    f"its image {image.shape[0]} x {image.shape[1]}"
+                    f"its image {image.shape[0]} x {image.shape[1]}; replace the one that is wrong"
                 )
             tensor = torch.from_numpy(target)
             targets[task.name] = tensor.long() if target.ndim == 2 else tensor.permute(2, 0, 1).float()
@@ -116,17 +112,18 @@ class NYUv2(Source):
         channels = CHANNELS[kind]
         if array.ndim != (2 if channels is None else 3) or (channels is not None and array.shape[2] != channels):
             wanted = "(height, width)" if channels is None else f"(height, width, {channels})"
-            raise DataError(f"{path} must be a map {wanted}, found shape {array.shape}")
+            raise DataError(f"{path} must be a map {wanted}, found shape {array.shape}; replace the file")
         if not np.isfinite(array).all():
             raise DataError(
-                f"{path} holds {int((~np.isfinite(array)).sum())} values that are no numbers; write 0 there"
+                f"{path}: all values must be finite, found {int((~np.isfinite(array)).sum())} of {array.size} that are "
+                "NaN or infinite; write 0 where nothing was measured, -1 where there is no class"
             )
         if kind == "label":
             bad = (array < -1) | (array >= len(CLASSES))
             if bad.any():
                 raise DataError(
                     f"{path}: labels must lie in 0..{len(CLASSES) - 1}, or be -1 for no label; found "
-                    f"{np.unique(array[bad])[:5].tolist()}"
+                    f"{np.unique(array[bad])[:5].tolist()}; write -1 there"
                 )
         return array
 
@@ -237,7 +234,7 @@ def load_npy(path: Path) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing") from error
+        raise DataError(f"{path} is missing; put it back") from error
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} cannot be read as an array of numbers ({error}); replace the file") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":

@@ -14,9 +14,9 @@ from torch import Tensor
 from mola_lightning.core import Regime, RunFolderError, seed_of
 from mola_lightning.core.errors import one_of, positive_int, require
 from mola_lightning.data.base import SPLITS, Source, Split, check_split
-from mola_lightning.data.cache import default_cache_root, read_arrays, write_arrays
+from mola_lightning.data.cache import cache_folder, read_arrays, write_arrays
 from mola_lightning.data.contact_sheet import draw_dense_sheet, write_sheet
-from mola_lightning.data.dense import DenseDataset, depth_task, normals_task, segmentation_task
+from mola_lightning.data.dense import SCENE_TASKS, DenseDataset, scene_tasks
 from mola_lightning.data.dense_transforms import DenseTransforms
 from mola_lightning.data.parallel import in_processes
 from mola_lightning.data.ray_casting import (
@@ -40,7 +40,6 @@ from mola_lightning.data.ray_casting import (
 from mola_lightning.data.transforms import Normalize
 
 FORMAT = 1  # of the cached arrays; raise it with every change of what is drawn
-TASKS = ("segmentation", "depth", "normals")
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ class Rooms(Source):
         num_train: int = 1000,
         num_val: int = 200,
         num_test: int = 300,
-        subset: Sequence[str] = TASKS,
+        subset: Sequence[str] = SCENE_TASKS,
         difficulty: str = "medium",
         image_size: int = 64,
         augment: bool = False,
@@ -139,12 +138,11 @@ class Rooms(Source):
         positive_int("image_size", image_size)
         require(isinstance(augment, bool), f"augment must be true or false, got {augment!r}")
         require(isinstance(seed, int), f"seed must be an integer, got {seed!r}")
-        made = {"segmentation": segmentation_task(classes=CLASSES), "depth": depth_task(), "normals": normals_task()}
-        self.tasks = tuple(made[name] for name in _check_subset(subset))
+        self.tasks = scene_tasks(subset, CLASSES)
         self.image_shape = (3, image_size, image_size)
         self.difficulty, self.seed = difficulty, seed
         self.transforms = DenseTransforms() if augment else None
-        self.root = Path(root).expanduser() if root is not None else default_cache_root()
+        self.root = cache_folder(root)
 
     def cache_file(self, split: Split) -> Path:
         """Where a split is cached. The name changes with all that its views depend on."""
@@ -208,14 +206,6 @@ class _Reader:
         image, labels, depth, normals = (torch.from_numpy(array[row]) for array in self.part)
         targets = {"segmentation": labels.long(), "depth": depth[None], "normals": normals.float()}
         return image, {task: targets[task] for task in self.tasks}
-
-
-def _check_subset(subset: Sequence[str]) -> tuple[str, ...]:
-    require(not isinstance(subset, str) and len(subset) > 0, f"subset must be a list of tasks, got {subset!r}")
-    for name in subset:
-        one_of("each of subset", name, TASKS)
-    require(len(set(subset)) == len(subset), f"the tasks in subset must differ, got {list(subset)}")
-    return tuple(subset)
 
 
 def _stacked(views: Iterator[View], count: int, size: int) -> dict[str, np.ndarray]:

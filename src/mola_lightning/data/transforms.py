@@ -8,7 +8,7 @@ from torchvision.transforms import v2
 
 from mola_lightning.core.errors import ConfigError, DataError, one_of, positive_int, require
 from mola_lightning.core.seeding import seed_of
-from mola_lightning.data.seeded import generators_restored, reseed
+from mola_lightning.data.seeded import reseed
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -122,8 +122,11 @@ class ImageTransforms:
             require(callable(transform), f"{name} must be a list of transforms, got {transform!r} in it")
         return tuple(transforms) or (v2.Resize(self.size), v2.CenterCrop(self.size))
 
-    def train(self, image: Tensor, seed: int, epoch: int, index: int) -> Tensor:
-        """Augment an image: a pure function of the arguments, which leaves the global generators as they were.
+    def augment(self, image: Tensor, seed: int, epoch: int, index: int) -> Tensor:
+        """Augment an image: a pure function of the arguments.
+
+        The global generators are seeded for it; a caller puts them back by :func:`generators_restored`, which takes
+        some time and so is entered once a batch.
 
         Args:
             image: (C, H, W) uint8 of any size.
@@ -134,11 +137,6 @@ class ImageTransforms:
         Returns:
             (channels, size, size) uint8, or float where the transforms make it so.
         """
-        with generators_restored():
-            return self.augment(image, seed, epoch, index)
-
-    def augment(self, image: Tensor, seed: int, epoch: int, index: int) -> Tensor:
-        """As :meth:`train`, inside of the caller's :func:`generators_restored`, which takes some time itself."""
         reseed(seed_of(seed, "augment", epoch, index))
         return self._run("train", image)
 
