@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mola_lightning.core import ConfigError, DataError, Regime
-from mola_lightning.data import ImageFolders, ImageTransforms, MultiTaskDataModule
+from mola_lightning.data import ImageFolders, ImageTransforms, MultiTaskDataModule, entry_rows
 
 SMALL = ImageTransforms(8)
 
@@ -128,6 +128,33 @@ def test_an_image_of_several_entries_is_one_sample(tmp_path: Path, files: Module
     assert len(batch) == 24
     assert batch.rows.counts["mood"] == 24 > batch.rows.counts["age"] > 0
     assert batch.targets["place"].shape == (24, 2)
+
+
+def test_a_table_of_several_entries_is_read_once(tmp_path: Path, files: ModuleType, monkeypatch: Any) -> None:
+    files.write_table(tmp_path / "faces.csv", FACES)
+    opened = []
+    read = entry_rows.read_table
+    monkeypatch.setattr(entry_rows, "read_table", lambda path, *rest: opened.append(path) or read(path, *rest))
+    table = {"table": "faces.csv", "image": "file"}
+    made(tmp_path, {"a": {**table, "label": "age", "kind": "regression"}, "b": {**table, "label": "mood"}}).prepare()
+    assert opened == [tmp_path / "faces.csv"]
+
+
+def test_an_image_in_two_rows_of_a_table_is_one_sample(tmp_path: Path, files: ModuleType) -> None:
+    rows = [("1.jpg", "a", ""), ("2.jpg", "b", 5), ("1.jpg", "", 7), ("3.jpg", "", 8), ("2.jpg", "a", "")]
+    files.write_table(tmp_path / "t.csv", [dict(zip(("file", "mood", "age"), row, strict=True)) for row in rows])
+    table = {"table": "t.csv", "image": "file"}
+    entries = {"mood": {**table, "label": "mood"}, "age": {**table, "label": "age", "kind": "regression"}}
+    manifest = made(tmp_path, entries).manifests()["train"]
+    found = {
+        task: [(manifest.paths[row], value) for row, value in zip(*pair, strict=True)]
+        for task, pair in manifest.targets.items()
+    }
+    assert len(manifest) == 4
+    assert sorted(found["mood"]) == [("1.jpg", 0), ("2.jpg", 0), ("2.jpg", 1)]
+    assert sorted(found["age"]) == [("1.jpg", 7), ("2.jpg", 5), ("3.jpg", 8)]
+    owners = dict(zip(manifest.paths, manifest.owners(), strict=True))
+    assert (owners["1.jpg"], owners["3.jpg"]) == (2, 1)
 
 
 def test_a_path_written_in_two_ways_is_one_sample(tmp_path: Path, files: ModuleType) -> None:

@@ -1,6 +1,7 @@
 """A table of a million images: what it costs before the first batch."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from types import ModuleType
 import pytest
 
 ROWS = 1_000_000
+ONE = {"a": {"table": "large.csv"}}
+TWO = {**ONE, "b": {"table": "large.csv", "label": "age", "kind": "regression"}}
 CODE = """
 import json, resource, sys, time
 import torch
@@ -21,7 +24,7 @@ before = peak()
 from mola_lightning.data import ImageFolders, ImageTransforms, MultiTaskDataModule
 
 started = time.process_time()
-source = ImageFolders(sys.argv[1], {"a": {"table": "large.csv"}}, ImageTransforms(16))
+source = ImageFolders(sys.argv[1], json.loads(sys.argv[2]), ImageTransforms(16))
 data = MultiTaskDataModule(source, batch_size=32)
 data.setup("fit")
 batch = next(iter(data.train_dataloader()))
@@ -38,17 +41,21 @@ def files(load_script: Callable[[str], ModuleType]) -> ModuleType:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
-def test_a_million_rows(tmp_path: Path, files: ModuleType) -> None:
+@pytest.mark.parametrize("entries", [ONE, TWO], ids=["one entry", "two entries of one table"])
+def test_a_million_rows(entries: dict[str, dict[str, str]], tmp_path: Path, files: ModuleType) -> None:
     """Below 500 MB over an interpreter with torch, our own imports included, and 10 s of processor time."""
-    names = [f"images/photograph {n:08d}.jpg" for n in range(20)]
-    for n, name in enumerate(names):
-        files.write_photo(tmp_path / name, n, n)
+    photo = files.write_photo(tmp_path / "photographs" / "0000.jpg")
+    for n in range(1, 1000):
+        os.link(photo, photo.with_name(f"{n:04d}.jpg"))
+        (tmp_path / f"day {n:04d}").symlink_to("photographs")
+    (tmp_path / "day 0000").symlink_to("photographs")
     with open(tmp_path / "large.csv", "w") as table:
-        table.write("image,label\n")
-        table.writelines(f"{names[n % 20]},class {n % 7}\n" for n in range(ROWS))
+        table.write("image,label,age\n")
+        table.writelines(f"day {n % 1000:04d}/{n // 1000:04d}.jpg,class {n % 7},{n % 90}\n" for n in range(ROWS))
     done = subprocess.run(
-        [sys.executable, "-c", CODE, str(tmp_path)], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
+        [sys.executable, "-c", CODE, str(tmp_path), json.dumps(entries)],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["rows"], found["batch"]) == (0.9 * ROWS, 32)

@@ -11,7 +11,8 @@ from mola_lightning.core import DataError, Regime, Task
 from mola_lightning.core.errors import one_of, require
 from mola_lightning.data.base import SPLITS, Split
 from mola_lightning.data.domains import same_splits
-from mola_lightning.data.entries import Entry, EntryRows, read_entry
+from mola_lightning.data.entries import Entry
+from mola_lightning.data.entry_rows import EntryRows, read_entries
 from mola_lightning.data.kinds import make_task
 from mola_lightning.data.manifest import Manifest
 from mola_lightning.data.manifest_source import ManifestSource
@@ -100,7 +101,7 @@ class ImageFolders(ManifestSource):
     def _rows(self) -> dict[str, EntryRows]:
         if not self._root.is_dir():
             raise DataError(f"there is no folder {self._root}. {self.expects}")
-        return {entry.name: read_entry(entry, self._root) for entry in self.entries}
+        return read_entries(self.entries, self._root)
 
     @cached_property
     def _merged(self) -> dict[Split, tuple[Manifest, np.ndarray | None]]:
@@ -108,7 +109,7 @@ class ImageFolders(ManifestSource):
         parts: dict[Split, dict[str, np.ndarray]] = {}
         for name, rows in self._rows.items():
             for s, split in enumerate(SPLITS):
-                here = np.flatnonzero(rows.splits == s) if rows.splits is not None else np.arange(len(rows.paths))
+                here = np.flatnonzero(rows.splits == s) if rows.splits is not None else np.arange(len(rows.places))
                 if len(here) and (rows.splits is not None or split == "train"):
                     parts.setdefault(split, {})[name] = here
         same_splits("entries", parts, list(self._rows))
@@ -145,27 +146,47 @@ def _merge(
 
     An image that an entry names several times stays that many rows, of which each is one with as many of the others.
     """
-    if len(chosen) == 1:
-        ((name, here),) = chosen.items()
-        targets = {name: (np.arange(len(here)), rows[name].values[here])}
-        whole = rows[name].paths
-        manifest = Manifest(whole if len(here) == len(whole) else whole.select(here), targets, root)
-        return manifest, _groups(rows, chosen, np.arange(len(here)), len(here))
-    table = StringTable.concat([rows[name].paths.select(here) for name, here in chosen.items()])
-    hashes = np.fromiter(map(hash, table), dtype=np.int64, count=len(table))
-    ends = np.cumsum([len(here) for here in chosen.values()])
-    starts = [0, *ends[:-1].tolist()]
-    times = np.concatenate([_times(hashes[s:e]) for s, e in zip(starts, ends.tolist(), strict=True)])
-    keys = hashes ^ (times * _ODD)
-    _, first, place = np.unique(keys, return_index=True, return_inverse=True)
-    order = np.argsort(first)  # rows in the order in which they come
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    row_of = rank[place.ravel()]
-    targets = {}
-    for (name, here), start, end in zip(chosen.items(), starts, ends.tolist(), strict=True):
-        targets[name] = (row_of[start:end], rows[name].values[here])
-    return Manifest(table.select(first[order]), targets, root), _groups(rows, chosen, row_of, len(order))
+    paths, places = _images(rows, chosen)
+    used = np.zeros(len(paths), dtype=bool)
+    for place in places.values():
+        used[place] = True
+    row_of = np.cumsum(used) - 1
+    mine = {name: _taken(row_of, place) for name, place in places.items()}
+    targets = {name: (mine[name], _taken(rows[name].values, here)) for name, here in chosen.items()}
+    kept = paths if used.all() else paths.select(np.flatnonzero(used))
+    return Manifest(kept, targets, root), _groups(rows, chosen, mine, len(kept))
+
+
+def _images(
+    rows: Mapping[str, EntryRows], chosen: Mapping[str, np.ndarray]
+) -> tuple[StringTable, dict[str, np.ndarray]]:
+    """Paths, and the places of each entry's chosen rows among them: the same place for the same image."""
+    tables = {id(rows[name].paths): rows[name].paths for name in chosen}
+    starts = dict(zip(tables, np.cumsum([0, *map(len, tables.values())]).tolist(), strict=False))
+    paths = StringTable.concat(list(tables.values())) if len(tables) > 1 else next(iter(tables.values()))
+    places = {}
+    for name, here in chosen.items():
+        place, start = _taken(rows[name].places, here), starts[id(rows[name].paths)]
+        places[name] = place + start if start else place
+    if len(chosen) == 1 or _all_different(paths):
+        return paths, places
+    hashes = paths.hashes()
+    keys = np.concatenate([hashes[place] ^ (_times(hashes[place]) * _ODD) for place in places.values()])
+    _, first, same = np.unique(keys, return_index=True, return_inverse=True)
+    ends = np.cumsum([len(place) for place in places.values()])[:-1]
+    whole = paths.select(np.concatenate(list(places.values())))
+    return whole, dict(zip(places, np.split(first[same.ravel()], ends), strict=True))
+
+
+def _all_different(paths: StringTable) -> bool:
+    hashes = paths.hashes()
+    hashes.sort()
+    return bool((hashes[1:] != hashes[:-1]).all())
+
+
+def _taken(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """``values[rows]`` of ascending rows; without a copy where these are all, which would be dear for a million."""
+    return values if len(rows) == len(values) else values[rows]
 
 
 def _times(hashes: np.ndarray) -> np.ndarray:
@@ -180,20 +201,18 @@ def _times(hashes: np.ndarray) -> np.ndarray:
 
 
 def _groups(
-    rows: Mapping[str, EntryRows], chosen: Mapping[str, np.ndarray], row_of: np.ndarray, count: int
+    rows: Mapping[str, EntryRows], chosen: Mapping[str, np.ndarray], row_of: Mapping[str, np.ndarray], count: int
 ) -> np.ndarray | None:
     """(count,) int64: the group that the first entry with groups gives a row; a row without one is its own group."""
     if all(rows[name].groups is None for name in chosen):
         return None
-    found, start, offset = np.full(count, -1), 0, 0
+    found, offset = np.full(count, -1), 0
     for name, here in chosen.items():
         given = rows[name].groups
-        mine = row_of[start : start + len(here)]
         if given is not None:
-            free = found[mine] < 0
-            found[mine[free]] = given[here][free] + offset
+            free = found[row_of[name]] < 0
+            found[row_of[name][free]] = given[here][free] + offset
             offset += int(given.max()) + 1
-        start += len(here)
     alone = found < 0
     found[alone] = offset + np.arange(int(alone.sum()))
     return found
