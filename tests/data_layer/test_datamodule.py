@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +9,14 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from mola_lightning.core import Batch, ConfigError, DataError, Regime
-from mola_lightning.data import BalancedSampler, Digits, MultiTaskDataModule, TemperatureSampler, TensorSource
+from mola_lightning.data import (
+    BalancedSampler,
+    Digits,
+    MultiTaskDataModule,
+    TemperatureSampler,
+    TensorSource,
+    auto_sampler,
+)
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -157,7 +165,7 @@ def test_a_label_out_of_range_is_found_at_setup(split: str) -> None:
     [
         ({"batch_size": 0}, "batch_size"),
         ({"eval_batch_size": 0}, "eval_batch_size"),
-        ({"sampler": "balance"}, "sampler must be one of 'proportional', .*'quota', got 'balance'"),
+        ({"sampler": "balanced"}, "sampler must be a sampler's class, such as BalancedSampler, got 'balanced'"),
         ({"num_workers": -1}, "num_workers"),
         ({"seed": "three"}, "seed must be an integer"),
     ],
@@ -188,15 +196,16 @@ def test_the_configs_build_it(name: str, cache: Path) -> None:
     assert all(vars(data.source)[key] == vars(plain)[key] for key in ("domains", "num_train", "rotations", "seed"))
     assert data.image_shape == plain.image_shape
     sampler = data.train_dataloader().batch_sampler
-    assert type(sampler).__name__.lower().startswith(name.replace("_", ""))
+    kind = "balanced" if name == "auto" else name
+    assert type(sampler).__name__.lower().startswith(kind.replace("_", ""))
     assert (sampler.batch_size, sampler.seed) == (64, 7)
 
 
-def test_samplers_go_by_name_or_class(digits: Digits) -> None:
+def test_samplers_are_classes_or_partials_of_them(digits: Digits) -> None:
     for given, kind in (
-        ("balanced", BalancedSampler),
         (BalancedSampler, BalancedSampler),
-        ("temperature", TemperatureSampler),
+        (partial(TemperatureSampler, temperature=3.0), TemperatureSampler),
+        (auto_sampler, BalancedSampler),
     ):
         data = MultiTaskDataModule(digits, batch_size=16, sampler=given)
         assert isinstance(data.train_dataloader().batch_sampler, kind)

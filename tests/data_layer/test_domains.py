@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from mola_lightning.core import ConfigError, DataError, Regime
-from mola_lightning.data import PACS, VLCS, DomainNet, ImageTransforms, MultiTaskDataModule, OfficeHome
+from mola_lightning.data import (
+    PACS,
+    VLCS,
+    BalancedSampler,
+    DomainNet,
+    ImageTransforms,
+    MultiTaskDataModule,
+    OfficeHome,
+)
 from mola_lightning.data.domains import DomainSource
 from mola_lightning.data.office_home import OfficeHome as Home
 
@@ -46,7 +54,7 @@ def test_vlcs_from_lists(tmp_path: Path, files: ModuleType) -> None:
     assert source.regime is Regime.DOMAINS
     assert [task.name for task in source.tasks] == ["pascal", "labelme", "caltech", "sun"]
     assert source.tasks[0].class_names == ("bird", "car", "chair", "dog", "person")
-    data = MultiTaskDataModule(source, batch_size=8, sampler="balanced")
+    data = MultiTaskDataModule(source, batch_size=8, sampler=BalancedSampler)
     sizes = data.sizes()
     assert {name: n["test"] for name, n in sizes.items()} == dict.fromkeys(sizes, 10)
     assert {name: n["train"] + n["val"] for name, n in sizes.items()} == {

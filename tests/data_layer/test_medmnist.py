@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mola_lightning.core import ConfigError, DataError, Regime
-from mola_lightning.data import ImageTransforms, MedMNIST, MultiTaskDataModule
+from mola_lightning.data import BalancedSampler, ImageTransforms, MedMNIST, MultiTaskDataModule
 from mola_lightning.data.medmnist import PAPER
 from mola_lightning.losses import WeightedCrossEntropy
 
@@ -45,7 +45,7 @@ def test_the_nine_of_the_paper(tmp_path: Path, files: ModuleType) -> None:
     assert [task.num_outputs for task in source.tasks] == [9, 4, 11, 8, 2, 7, 11, 11, 2]
     assert source.tasks[4].class_names == ("malignant", "normal, benign")
     assert source.regime is Regime.MULTI_INPUT
-    data = MultiTaskDataModule(source, batch_size=18, sampler="balanced")
+    data = MultiTaskDataModule(source, batch_size=18, sampler=BalancedSampler)
     assert data.sizes()["octmnist"] == {"train": 8, "val": 4, "test": 4}
     batch = next(iter(data.train_dataloader()))
     assert batch.images.shape == (18, 3, 28, 28)

@@ -18,6 +18,7 @@ from mola_lightning.data import (
     SqrtSampler,
     TemperatureSampler,
     TensorSource,
+    auto_sampler,
 )
 
 SIZES = (50, 7, 23)  # 80 rows
@@ -213,6 +214,7 @@ def test_rows_of_several_tasks_cannot_be_balanced() -> None:
     labels = torch.zeros(8, dtype=torch.long)
     dataset = InMemoryDataset(tasks, torch.zeros(8, 1, 2, 2), {t.name: (torch.arange(8), labels) for t in tasks})
     assert len(rows_of(ProportionalSampler(dataset, batch_size=4))) == 8
+    assert isinstance(auto_sampler(dataset, batch_size=4), ProportionalSampler)
     for sampler in SAMPLERS[1:]:
         with pytest.raises(ConfigError, match="several tasks.*sampler=proportional"):
             sampler(dataset, batch_size=4)

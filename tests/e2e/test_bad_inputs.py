@@ -41,6 +41,21 @@ REFUSED = [
     (["backbone.widths=[3,8,8]"], ["widths must be even", "(3, 8, 8)"]),
     (["parameter_groups={nothing:{lr:1}}"], ["parameter_groups", "'nothing'"]),
     (["data.batch_size=1000"], ["batch_size is 1000", "96 rows"]),
+    (
+        [
+            "data=rooms",
+            "head=light",
+            "architecture=hps",
+            "sampler=balanced",
+            "data.batch_size=8",
+            "data.source.num_val=2",
+            "data.source.num_test=2",
+        ],
+        [
+            "BalancedSampler chooses rows by their task, but here a row carries targets of several",
+            "sampler=proportional",
+        ],
+    ),
 ]
 
 

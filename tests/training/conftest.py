@@ -13,7 +13,7 @@ from torch import Tensor
 from mola_lightning.architectures import HPS, SingleTask
 from mola_lightning.backbones import create_small_resnet
 from mola_lightning.core import Batch, Collate, Sample, Task
-from mola_lightning.data import MultiTaskDataModule, Source, TensorSource
+from mola_lightning.data import EpochSampler, MultiTaskDataModule, ProportionalSampler, Source, TensorSource
 from mola_lightning.routers import ConvRouter
 from mola_lightning.training import MoLAGrad, MoLARouter, MultiTaskModule
 
@@ -100,7 +100,11 @@ def fit(tmp_path: Path) -> Callable[..., pl.Trainer]:
     """``fit(module, source, batch_size=12, **trainer)``: a plain Trainer, after its fit."""
 
     def run(
-        module: MultiTaskModule, source: Source, batch_size: int = 12, sampler: str = "proportional", **trainer: Any
+        module: MultiTaskModule,
+        source: Source,
+        batch_size: int = 12,
+        sampler: Callable[..., EpochSampler] = ProportionalSampler,
+        **trainer: Any,
     ) -> pl.Trainer:
         settings = {
             "accelerator": "cpu",

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mola_lightning.architectures import HPS, SingleTask
 from mola_lightning.core import Batch, ConfigError, Regime
+from mola_lightning.data import BalancedSampler
 from mola_lightning.losses import TwDLoss
 from mola_lightning.training import MultiTaskModule
 
@@ -157,7 +158,9 @@ class Watch(Callback):
 def test_each_parameter_is_stepped_once(method: str, make_source: Make, make_module: Make, fit: Make) -> None:
     source, watch, lr = make_source("domains"), Watch(), 0.25
     module = make_module(method, source, optimizer=partial(torch.optim.SGD, lr=lr))
-    trainer = fit(module, source, sampler="balanced", limit_train_batches=1, limit_val_batches=0, callbacks=[watch])
+    trainer = fit(
+        module, source, sampler=BalancedSampler, limit_train_batches=1, limit_val_batches=0, callbacks=[watch]
+    )
     (optimizer,) = trainer.optimizers
     grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in module.parameters() if p.requires_grad)

@@ -71,6 +71,8 @@ def build_run(cfg: DictConfig, folder: Path, sweep: bool) -> Parts:
     # here reads what it has not written, so that no result depends on it.
     torch.utils.deterministic.fill_uninitialized_memory = False
     data = build_data(cfg)
+    if cfg.test:
+        data.setup("test")  # hours later, at the test, is no time to hear that its split is missing or broken
     module = build_module(cfg, data)
     callbacks: dict[str, pl.Callback] = instantiate(cfg.callbacks, _convert_="all")
     callbacks = {name: callback for name, callback in callbacks.items() if callback is not None}

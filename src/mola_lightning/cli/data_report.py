@@ -1,6 +1,7 @@
 """What ``mola-data`` shows of a data set: its sizes, the classes that a split lacks, and its first images."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from PIL import Image
 from rich.table import Table
 
 from mola_lightning.core import DataError, Task
-from mola_lightning.data import SPLITS, DenseDataset, MultiTaskDataModule, Source, Split, TaskDataset
+from mola_lightning.data import SPLITS, DenseDataset, MissingSplit, MultiTaskDataModule, Source, Split, TaskDataset
 from mola_lightning.data.contact_sheet import CHANNELS, draw_contact_sheet, draw_dense_sheet
 
 PER_TASK = 8  # images of a contact sheet
@@ -24,11 +25,8 @@ def load_splits(data: MultiTaskDataModule) -> dict[Split, TaskDataset]:
     """
     found: dict[Split, TaskDataset] = {}
     for split in SPLITS:
-        try:
+        with suppress(MissingSplit):
             found[split] = data.dataset(split)
-        except DataError as error:
-            if f"no {split} split" not in str(error):
-                raise
     return found
 
 

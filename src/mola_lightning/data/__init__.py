@@ -1,6 +1,6 @@
 """Heterogeneous data: benchmarks, samplers over their tasks, and one data module for all of them."""
 
-from mola_lightning.data.base import SPLITS, Source, Split, TaskDataset
+from mola_lightning.data.base import SPLITS, MissingSplit, Source, Split, TaskDataset
 from mola_lightning.data.composition import OneTaskPerBatch, QuotaSampler
 from mola_lightning.data.datamodule import MultiTaskDataModule
 from mola_lightning.data.dense import DenseDataset, depth_task, normals_task, segmentation_task
@@ -27,6 +27,7 @@ from mola_lightning.data.samplers import (
     ProportionalSampler,
     SqrtSampler,
     TemperatureSampler,
+    auto_sampler,
 )
 from mola_lightning.data.tensors import TensorSource
 from mola_lightning.data.transforms import ImageTransforms, Normalize, RandomShift
@@ -47,6 +48,7 @@ __all__ = [
     "ManifestDataset",
     "ManifestSource",
     "MedMNIST",
+    "MissingSplit",
     "MultiTaskDataModule",
     "NYUv2",
     "Normalize",
@@ -68,6 +70,7 @@ __all__ = [
     "TemperatureSampler",
     "TensorSource",
     "VLCS",
+    "auto_sampler",
     "depth_task",
     "make_task",
     "normals_task",

@@ -24,6 +24,10 @@ def check_split(split: str) -> None:
         raise ConfigError(f"split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
 
 
+class MissingSplit(DataError):
+    """A source was asked for a split that its data do not have, and that need not be there."""
+
+
 class TaskDataset(Dataset[Sample], ABC):
     """One split of a benchmark: the rows of all its tasks.
 
@@ -121,5 +125,6 @@ class Source(ABC):
         """The dataset of a split.
 
         Raises:
-            DataError: when the benchmark has no such split, or its files are missing or broken.
+            MissingSplit: when the benchmark has no such split.
+            DataError: when its files are missing or broken.
         """

@@ -11,29 +11,14 @@ from torch.utils.data import DataLoader
 from mola_lightning.core import Collate, ConfigError, DataError, Regime, Sample, Task, check_tasks
 from mola_lightning.core.errors import one_of, positive_int, require
 from mola_lightning.data.base import SPLITS, Source, Split, TaskDataset
-from mola_lightning.data.composition import OneTaskPerBatch, QuotaSampler
 from mola_lightning.data.loaders import RankShare, ResumableLoader
-from mola_lightning.data.samplers import (
-    BalancedSampler,
-    EpochSampler,
-    ProportionalSampler,
-    SqrtSampler,
-    TemperatureSampler,
-)
+from mola_lightning.data.samplers import EpochSampler, ProportionalSampler
 
 log = logging.getLogger(__name__)
 
 # Called with (dataset, batch_size=, seed=, rank=, world_size=): a sampler class, or a partial of one.
 SamplerFactory = Callable[..., EpochSampler]
 
-_SAMPLERS: dict[str, SamplerFactory] = {
-    "proportional": ProportionalSampler,
-    "balanced": BalancedSampler,
-    "temperature": TemperatureSampler,
-    "sqrt": SqrtSampler,
-    "one_task": OneTaskPerBatch,
-    "quota": QuotaSampler,
-}
 _STAGES: dict[str | None, tuple[Split, ...]] = {
     "fit": ("train", "val"),
     "validate": ("val",),
@@ -53,8 +38,8 @@ class MultiTaskDataModule(pl.LightningDataModule):
         source: the benchmark.
         batch_size: rows of a training batch over all devices, so that a run's steps do not depend on their number.
         eval_batch_size: rows of an evaluation batch on each device; ``batch_size`` by default.
-        sampler: a batch sampler's class or a partial of it, or "proportional", "balanced", "temperature", "sqrt",
-            "one_task", "quota".
+        sampler: makes the batch sampler: its class, such as :class:`BalancedSampler`, a partial of it, or
+            :func:`auto_sampler`.
         num_workers: worker processes of each loader; 0 loads in the main process.
         seed: of the order and the augmentation.
         pin_memory: copy batches to page-locked memory, for training on a GPU.
@@ -66,7 +51,7 @@ class MultiTaskDataModule(pl.LightningDataModule):
         source: Source,
         batch_size: int = 64,
         eval_batch_size: int | None = None,
-        sampler: SamplerFactory | str = "proportional",
+        sampler: SamplerFactory = ProportionalSampler,
         num_workers: int = 0,
         seed: int = 0,
         pin_memory: bool = False,
@@ -79,10 +64,7 @@ class MultiTaskDataModule(pl.LightningDataModule):
         positive_int("eval_batch_size", batch_size if eval_batch_size is None else eval_batch_size)
         require(isinstance(num_workers, int) and num_workers >= 0, f"num_workers must be >= 0, got {num_workers!r}")
         require(isinstance(seed, int), f"seed must be an integer, got {seed!r}")
-        if isinstance(sampler, str):
-            one_of("sampler", sampler, _SAMPLERS)
-            sampler = _SAMPLERS[sampler]
-        require(callable(sampler), f"sampler must be a sampler class, a partial of one or a name, got {sampler!r}")
+        require(callable(sampler), f"sampler must be a sampler's class, such as BalancedSampler, got {sampler!r}")
         check_tasks(source.tasks)
         self.source = source
         self.batch_size = batch_size

@@ -12,7 +12,7 @@ import torch
 
 from mola_lightning.core import DataError, Regime, Task, check_tasks
 from mola_lightning.core.errors import one_of, require
-from mola_lightning.data.base import SPLITS, Source, Split, check_split
+from mola_lightning.data.base import SPLITS, MissingSplit, Source, Split, check_split
 from mola_lightning.data.decode import ImageError, decode
 from mola_lightning.data.image_cache import ImageCache
 from mola_lightning.data.images import ManifestDataset, image_shape
@@ -186,7 +186,8 @@ class ManifestSource(Source):
         """The dataset of a split; training rows are augmented."""
         check_split(split)
         if split not in self._parts:
-            raise DataError(f"{self.name} has no {split} split; it has {', '.join(self._parts)}")
+            hint = f"; set test=false, or cut one from train ({split}_fraction)" if split == "test" else ""
+            raise MissingSplit(f"{self.name} has no {split} split; it has {', '.join(self._parts)}{hint}")
         part, cache = self._parts[split], None
         if self.cache is not None:
             whole = self._cached(part.published)

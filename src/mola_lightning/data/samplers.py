@@ -6,6 +6,7 @@ save; a position in it is two integers. All ranks hold the one global order and 
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -206,6 +207,17 @@ class TemperatureSampler(TaskSampler):
     def slots(self, rng: np.random.Generator) -> np.ndarray:
         """Each task as often as its share, shuffled."""
         return rng.permutation(np.repeat(np.arange(len(self.rows_of)), self.shares(self.num_rows)))
+
+
+def auto_sampler(dataset: TaskDataset, **options: Any) -> EpochSampler:
+    """Balanced where each row belongs to one task; proportional where there is no choosing rows by their task.
+
+    Args:
+        dataset: the training split.
+        options: see :class:`EpochSampler`.
+    """
+    several = isinstance(dataset, TaskDataset) and dataset.task_ids() is None
+    return (ProportionalSampler if several else BalancedSampler)(dataset, **options)
 
 
 class SqrtSampler(TemperatureSampler):

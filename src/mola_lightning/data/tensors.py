@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mola_lightning.core import ConfigError, DataError, Regime, Task, check_tasks
 from mola_lightning.core.errors import require
-from mola_lightning.data.base import SPLITS, Source, Split, check_split
+from mola_lightning.data.base import SPLITS, MissingSplit, Source, Split, check_split
 from mola_lightning.data.memory import InMemoryDataset
 from mola_lightning.data.transforms import Normalize, RandomShift
 
@@ -40,7 +40,7 @@ class _TensorSplits(Source):
         """The dataset of a split; training images are shifted where the source was asked to augment."""
         check_split(split)
         if split not in self._splits:
-            raise DataError(f"this source has no {split} split; it was made with {sorted(self._splits)}")
+            raise MissingSplit(f"this source has no {split} split; it was made with {sorted(self._splits)}")
         images, targets = self._splits[split]
         return InMemoryDataset(self.tasks, images, targets, self._normalize, self._shift if split == "train" else None)
 
