@@ -128,5 +128,5 @@ def check_tasks(tasks: Sequence[Task]) -> tuple[Task, ...]:
     names = [task.name for task in tasks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ConfigError(f"task names must be unique, found twice: {', '.join(twice)}")
+        raise ConfigError(f"task names must be unique, found twice: {', '.join(twice)}; rename or remove one of them")
     return tasks

@@ -175,6 +175,6 @@ def local_labels(labels: np.ndarray, count: int, first: int, path: Path, paths: 
         row = int(np.argmax(bad))
         raise DataError(
             f"{path}: labels must lie in {first}..{first + count - 1} ({count} classes), "
-            f"found {int(labels[row])} for {paths[row]}"
+            f"found {int(labels[row])} for {paths[row]}. Mend the line or remove it."
         )
     return labels - first

@@ -47,7 +47,9 @@ def read_list(path: str | Path) -> tuple[StringTable, np.ndarray]:
     try:
         table = StringTable(paths())
     except FileNotFoundError as error:
-        raise DataError(f"there is no list file {path}") from error
+        raise DataError(
+            f"there is no list file {path}. Put it there, set root to the folder of the lists, or take layout=folders."
+        ) from error
     except OSError as error:
         raise DataError(f"cannot read the list file {path}: {error.strerror or error}") from error
     if not labels:

@@ -36,7 +36,7 @@ class NpzFile:
         if lacking := [name for name in names if name not in inside]:
             raise DataError(
                 f"{self.path} has no array {', '.join(map(repr, lacking))}; "
-                f"it has {', '.join(map(repr, inside)) or 'none'}"
+                f"it has {', '.join(map(repr, inside)) or 'none'}. Replace the file. {self.missing}".rstrip()
             )
 
     def read(self, name: str) -> np.ndarray:
