@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
@@ -91,7 +92,7 @@ class BuiltImages(Source):
 
     def cache_file(self, task: str) -> Path:
         """Where a task is cached. The name changes with all that its images depend on, package versions included."""
-        versions = [(package, version(package)) for package in self.contents[task].packages]
+        versions = [(package, _version(package)) for package in self.contents[task].packages]
         key = seed_of(task, self._stored(task), self.seed, versions)
         return self.root / f"{self.prefix}-{task}-v{self.format}-{key:016x}.npz"
 
@@ -199,3 +200,8 @@ class BuiltImages(Source):
                     f"num_train of {name} is {number}, but this {cls.noun} has {limit} training images at most"
                 )
         return numbers
+
+
+@cache  # it parses the package's metadata
+def _version(package: str) -> str:
+    return version(package)
