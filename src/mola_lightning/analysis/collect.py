@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mola_lightning.analysis.conflict import task_gradients
 from mola_lightning.analysis.routing import joint_distribution
-from mola_lightning.core import DataError, ModelOutput
+from mola_lightning.core import DataError, ModelOutput, Task, TaskRows
 
 
 def confusion_counts(predictions: Tensor, targets: Tensor, num_classes: int) -> Tensor:
@@ -48,6 +48,24 @@ def routed_queries(output: ModelOutput, num_experts: int | None = None) -> tuple
         raise DataError(f"routing has {len(mixing)} rows, but {routed.batch_size} rows ran through the backbone")
     rows, task_ids = routed.queries
     return mixing[rows].cpu(), task_ids.cpu()
+
+
+def task_loss(module: nn.Module, task: Task, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The summed loss of one task on images that are all its own, and its number of units.
+
+    Args:
+        module: gives a ModelOutput for (images, rows), and has ``tasks``.
+        task: one of them.
+        images: (n, C, H, W).
+        targets: (n, ...).
+    """
+    return task.criterion(module(images, rows_of(module.tasks, task, images)).predictions[task.name], targets)
+
+
+def rows_of(tasks: Sequence[Task], task: Task, images: Tensor) -> TaskRows:
+    """All ``images`` as rows of ``task``."""
+    every = torch.arange(len(images), device=images.device)
+    return TaskRows({other.name: every if other is task else every[:0] for other in tasks}, len(images))
 
 
 class RoutingCollector:

@@ -1,4 +1,4 @@
-"""How much the tasks pull shared parameters apart: cosines between their gradients."""
+"""How much the tasks pull shared parameters apart: cosines between their gradients, and how alike their lengths are."""
 
 from collections.abc import Mapping, Sequence
 
@@ -48,6 +48,24 @@ def cosine_matrix(gradients: Tensor) -> Tensor:
     return (rows @ rows.T).clamp(-1.0, 1.0)
 
 
+def magnitude_similarity(gradients: Tensor) -> Tensor:
+    """How alike the lengths of the rows of ``gradients`` (T, P) are: 2 |a| |b| / (|a|^2 + |b|^2).
+
+    (T, T), in 0..1: 1 for equal lengths, near 0 where one task drowns the other; NaN for rows that are zero or not
+    finite (Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020, definition 3).
+    """
+    lengths = torch.linalg.vector_norm(gradients.detach(), dim=1, dtype=torch.float64)
+    lengths = torch.where((lengths > 0) & lengths.isfinite(), lengths, torch.nan)
+    ratio = lengths[:, None] / lengths[None]
+    return 2 / (ratio + 1 / ratio)
+
+
+def pairs_of(matrix: Tensor) -> Tensor:
+    """The entries of a symmetric (T, T) above the diagonal that are numbers."""
+    above = torch.triu(torch.ones_like(matrix, dtype=torch.bool), diagonal=1)
+    return matrix[above & ~matrix.isnan()]
+
+
 def conflict_statistics(gradients: Tensor, names: Sequence[str]) -> dict[str, object]:
     """The ``conflict`` entry of a run's summary, ready for JSON.
 
@@ -57,16 +75,17 @@ def conflict_statistics(gradients: Tensor, names: Sequence[str]) -> dict[str, ob
 
     Returns:
         ``names``; ``cosine``, the (T, T) matrix as lists, None where a task has no gradient; ``share_negative``, the
-        share of task pairs with a negative cosine; ``mean_cosine`` over the pairs. These two are None without any pair.
+        share of task pairs with a negative cosine; ``mean_cosine`` and ``mean_magnitude_similarity`` over the pairs.
+        These three are None without any pair.
     """
     if gradients.ndim != 2 or len(names) != gradients.shape[0]:
         raise ConfigError(f"expected one row of gradients for each of {len(names)} tasks, got {tuple(gradients.shape)}")
     cosine = cosine_matrix(gradients).cpu()
-    above = torch.triu(torch.ones_like(cosine, dtype=torch.bool), diagonal=1)
-    pairs = cosine[above & ~cosine.isnan()]
+    pairs, lengths = pairs_of(cosine), pairs_of(magnitude_similarity(gradients).cpu())
     return {
         "cosine": [[None if value != value else value for value in row] for row in cosine.tolist()],
         "share_negative": float((pairs < 0).double().mean()) if len(pairs) else None,
         "mean_cosine": float(pairs.mean()) if len(pairs) else None,
+        "mean_magnitude_similarity": float(lengths.mean()) if len(lengths) else None,
         "names": list(names),
     }

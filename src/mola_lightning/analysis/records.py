@@ -94,7 +94,8 @@ def read_metrics(folder: Path | str) -> pd.DataFrame | None:
 def draw_run(folder: Path | str) -> list[Path]:
     """Draw all figures that the files of a run allow, into ``<run>/figures``.
 
-    ``learning_curves`` from metrics.csv; ``mixing_weights``, ``gradient_cosine`` and ``confusion_<task>`` from records.
+    ``learning_curves`` from metrics.csv, and where they were monitored ``conflict`` and ``routing_over_training``;
+    ``mixing_weights``, ``gradient_cosine`` and ``confusion_<task>`` from records.
 
     Returns:
         The PNG files written; an SVG lies beside each.
@@ -104,7 +105,12 @@ def draw_run(folder: Path | str) -> list[Path]:
     metrics = read_metrics(folder)
     records = Records.load(folder) if (folder / RECORDS).exists() else None
     if metrics is not None:
-        figures["learning_curves"] = plots.learning_curves(metrics, records.tasks if records else _tasks_in(metrics))
+        tasks = records.tasks if records else _tasks_in(metrics)
+        figures["learning_curves"] = plots.learning_curves(metrics, tasks)
+        if plots.has_conflict(metrics.columns):
+            figures["conflict"] = plots.conflict_curves(metrics)
+        if panels := plots.mixing_by_epoch(metrics, tasks):
+            figures["routing_over_training"] = plots.routing_panels(panels, tasks)
     if records is not None:
         figures |= _record_figures(records)
     return [plots.save(figure, folder / "figures" / name) for name, figure in figures.items()]

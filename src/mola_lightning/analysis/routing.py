@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from mola_lightning.core.errors import DataError
@@ -64,8 +65,29 @@ def effective_experts(mixing: ArrayLike) -> float:
 
 def dead_experts(mixing: ArrayLike, threshold: float = 0.01) -> list[int]:
     """The experts whose usage is below ``threshold`` times their fair share of 1/E."""
-    shares = usage(mixing)
+    return idle(usage(mixing), threshold)
+
+
+def idle(shares: FloatArray, threshold: float = 0.01) -> list[int]:
+    """:func:`dead_experts` from usage shares (E,) that sum to one."""
     return [int(e) for e in np.flatnonzero(shares * len(shares) < threshold)]
+
+
+def row_entropy(mixing: ArrayLike) -> FloatArray:
+    """(N,) the entropy in bits of each row's mixture: 0 for one expert, log2(E) for an even mixture."""
+    return np.array([entropy(row) for row in _weights(mixing)])
+
+
+def silhouette(mixing: ArrayLike, task_ids: ArrayLike) -> float:
+    """How well the tasks form clusters in the space of mixing weights, in -1..1 (Rousseeuw 1987, Euclidean distance).
+
+    1: tight and far apart; 0: overlapping; below: images are nearer to another task's mixtures than to their own's.
+    NaN where it is not defined: with one task only, or a task for each row.
+    """
+    weights, ids = _weights(mixing), np.asarray(task_ids)
+    if not 2 <= len(np.unique(ids)) < len(ids):
+        return float("nan")
+    return float(silhouette_score(weights, ids))
 
 
 def routing_statistics(mixing: ArrayLike, task_ids: ArrayLike, num_tasks: int | None = None) -> dict[str, object]:
@@ -78,7 +100,8 @@ def routing_statistics(mixing: ArrayLike, task_ids: ArrayLike, num_tasks: int | 
 
     Returns:
         ``mutual_information_bits``, ``normalised_mutual_information``, ``entropy_bits`` (of the mean usage),
-        ``effective_experts`` and ``mixing``, the (T, E) mean mixing weights as lists (None for a task without samples).
+        ``effective_experts``, ``dead_experts`` (their indices) and ``mixing``, the (T, E) mean mixing weights as lists
+        (None for a task without samples).
     """
     return joint_statistics(joint_distribution(mixing, task_ids, num_tasks))
 
@@ -118,6 +141,7 @@ def joint_statistics(joint: FloatArray) -> dict[str, object]:
         "normalised_mutual_information": _normalised(joint),
         "entropy_bits": usage_entropy,
         "effective_experts": float(2.0**usage_entropy),
+        "dead_experts": idle(joint.sum(axis=0)),
         "mixing": rows,
     }
 

@@ -85,6 +85,11 @@ def stages_of(net: nn.Module) -> list[nn.Module]:
     return cut(net)
 
 
+def can_be_cut(net: nn.Module) -> bool:
+    """Whether :func:`stages_of` cuts ``net``."""
+    return isinstance(net, tuple(FAMILIES)) and not getattr(net, "grad_checkpointing", False)
+
+
 def output_shapes(modules: Sequence[nn.Module], image: Tensor) -> list[torch.Size]:
     """Shapes of what each module gives when they run in a row on ``image``, in eval mode; nothing is changed."""
     shapes, modes = [], [module.training for module in modules]

@@ -7,17 +7,15 @@ from typing import Any
 import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
-from mola_lightning.cli.build import build_data, build_module
 from mola_lightning.cli.errors import command, setup_logging
-from mola_lightning.core import ConfigError, RunFolderError
+from mola_lightning.cli.loading import load_run
+from mola_lightning.core import ConfigError
 from mola_lightning.core.errors import one_of
 from mola_lightning.core.files import atomic_write
 from mola_lightning.training import summary
-from mola_lightning.training.checkpoints import load_checkpoint
 
 
 def evaluate(
@@ -35,24 +33,11 @@ def evaluate(
         Task name (and ``mean``) -> metric -> value.
     """
     one_of("split", split, ("test", "val"))
-    config = run / "config.yaml"
-    if not config.is_file():
-        raise RunFolderError(f"{run} is no run folder: it has no config.yaml. Give the folder that mola-train printed.")
-    cfg: Any = OmegaConf.load(config)
-    OmegaConf.set_struct(cfg, True)
-    try:
-        cfg.merge_with_dotlist(overrides or [])
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"overrides of {config}: {error}") from error
-    named = checkpoint in ("best", "last")
-    weights = load_checkpoint(run / "checkpoints" / f"{checkpoint}.ckpt" if named else Path(checkpoint))
-    data = build_data(cfg)
-    module = build_module(cfg, data)
-    module.load_state_dict(weights["state_dict"])
-    trainer = instantiate(cfg.trainer, logger=False, enable_checkpointing=False, _convert_="all")
+    loaded = load_run(run, checkpoint, overrides)
+    trainer = instantiate(loaded.cfg.trainer, logger=False, enable_checkpointing=False, _convert_="all")
     test = trainer.test if split == "test" else trainer.validate
-    found = test(module, data, verbose=False)[0]
-    return summary.nested_metrics(found, split, data.tasks)
+    found = test(loaded.module, loaded.data, verbose=False)[0]
+    return summary.nested_metrics(found, split, loaded.data.tasks)
 
 
 def _job(cfg: DictConfig) -> None:

@@ -182,9 +182,9 @@ class MultiTaskModule(pl.LightningModule):
         self.meters[f"{stage}_"].update_metrics(output.predictions, batch.targets)
         return output
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Update the validation metrics."""
-        self._evaluate("val", batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> ModelOutput:
+        """Update the validation metrics; the output is for callbacks."""
+        return self._evaluate("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> ModelOutput:
         """Update the test metrics; the output is for callbacks."""

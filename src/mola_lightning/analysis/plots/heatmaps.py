@@ -1,6 +1,7 @@
 """Matrices as pictures: mixing weights, confusions, gradient cosines."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -39,19 +40,83 @@ def routing_panels(panels: Sequence[tuple[str, ArrayLike]], task_names: Sequence
     wrong = [matrix.shape for _, matrix in matrices if len(matrix) != tasks]
     if wrong:
         raise DataError(f"mixing weights must have one row for each of {tasks} tasks, got shape {wrong[0]}")
+    experts = [[str(e) for e in range(matrix.shape[1])] for _, matrix in matrices]
+    return _side_by_side(matrices, names, experts, Scale("mean mixing weight"), "expert")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How numbers of a matrix become colours.
+
+    Attributes:
+        label: what the numbers are, with their unit.
+        colours: a matplotlib colour map.
+        low, high: the numbers at its ends; out of the data when None.
+        form: how a number is written into its cell.
+    """
+
+    label: str
+    colours: str = "viridis"
+    low: float | None = 0.0
+    high: float | None = 1.0
+    form: str = "{:.2f}"
+
+
+def matrix_panels(
+    panels: Sequence[tuple[str, ArrayLike]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    scale: Scale,
+    axis_names: tuple[str, str] = ("", ""),
+) -> Figure:
+    """Matrices of the same rows and columns side by side, on one colour scale; NaN is grey.
+
+    Args:
+        panels: (title, matrix) pairs.
+        rows: names of the rows.
+        columns: names of the columns.
+        scale: colours and numbers.
+        axis_names: what columns and rows are.
+
+    Raises:
+        DataError: when there is no panel, or a matrix has another shape.
+    """
+    matrices = [(title, _matrix(values)) for title, values in panels]
+    wrong = [matrix.shape for _, matrix in matrices if matrix.shape != (len(rows), len(columns))]
+    if wrong or not matrices:
+        found = f"a matrix {wrong[0]}" if wrong else "none"
+        raise DataError(f"expected matrices of {len(rows)} rows and {len(columns)} columns, got {found}")
+    figure = _side_by_side(matrices, list(rows), [list(columns)] * len(matrices), scale, axis_names[0])
+    figure.axes[0].set_ylabel(axis_names[1], fontsize=FONT)
+    return figure
+
+
+def _side_by_side(
+    matrices: Sequence[tuple[str, NDArray[np.float64]]],
+    rows: Sequence[str],
+    columns: Sequence[Sequence[str]],
+    scale: Scale,
+    x_name: str,
+) -> Figure:
+    """The panels, row names at the left ones only, and one colour bar."""
+    finite = np.concatenate([matrix[np.isfinite(matrix)] for _, matrix in matrices])
+    low = scale.low if scale.low is not None else float(finite.min(initial=np.inf)) if len(finite) else 0.0
+    high = scale.high if scale.high is not None else float(finite.max(initial=-np.inf)) if len(finite) else 1.0
     width = max(1.4, *(CELL * matrix.shape[1] for _, matrix in matrices)) + 0.3
-    columns = max(1, min(len(matrices), int(MAX_WIDTH / width)))
-    rows = -(-len(matrices) // columns)
-    figure = new_figure(columns * width + 0.09 * max(map(len, names)) + 1.1, rows * (CELL * tasks + 0.9))
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    across = max(1, min(len(matrices), int(MAX_WIDTH / width)))
+    down = -(-len(matrices) // across)
+    slant = 0.05 * max((len(name) for names in columns for name in names if len(name) > 7), default=0)
+    height = CELL * len(rows) + 0.9 + slant
+    figure = new_figure(across * width + 0.09 * max(map(len, rows)) + 1.1, down * height)
+    grid = figure.subplots(down, across, squeeze=False).ravel()
     for axes in grid[len(matrices) :]:
         axes.set_axis_off()
-    for i, (axes, (title, matrix)) in enumerate(zip(grid, matrices, strict=False)):
-        image = _show(axes, matrix, "viridis", 0.0, 1.0, "{:.2f}")
-        label_ticks(axes, names if i % columns == 0 else [""] * tasks, [str(e) for e in range(matrix.shape[1])])
-        axes.set_xlabel("expert", fontsize=FONT)
+    for i, (axes, (title, matrix), names) in enumerate(zip(grid, matrices, columns, strict=False)):
+        image = _show(axes, matrix, scale.colours, low, high, scale.form)
+        label_ticks(axes, rows if i % across == 0 else [""] * len(rows), names)
+        axes.set_xlabel(x_name, fontsize=FONT)
         axes.set_title(title, fontsize=FONT)
-    _colour_bar(figure, image, list(grid), "mean mixing weight")
+    _colour_bar(figure, image, list(grid), scale.label)
     return figure
 
 

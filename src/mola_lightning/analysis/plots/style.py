@@ -13,6 +13,7 @@ from mola_lightning.core.files import atomic_write
 # Okabe and Ito: distinct for the common kinds of colour blindness; their yellow is left out, it fades on white paper.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F")
 LINE_STYLES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (5, 2)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 HATCHES = ("", "///", "...", "xxx")
 FONT = 9
 DPI = 160

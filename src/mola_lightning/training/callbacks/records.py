@@ -9,11 +9,17 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from mola_lightning.analysis.collect import GradientCollector, RoutingCollector, confusion_counts, routed_queries
+from mola_lightning.analysis.collect import (
+    GradientCollector,
+    RoutingCollector,
+    confusion_counts,
+    routed_queries,
+    task_loss,
+)
 from mola_lightning.analysis.conflict import conflict_statistics
 from mola_lightning.analysis.records import Records, draw_run
 from mola_lightning.analysis.routing import conditional, joint_statistics
-from mola_lightning.core import Batch, DataError, ModelOutput, Task, TaskRows
+from mola_lightning.core import Batch, DataError, ModelOutput, Task
 
 log = logging.getLogger(__name__)
 
@@ -124,9 +130,7 @@ class TestRecords(Callback):
         with torch.inference_mode(False), torch.enable_grad(), trainer.precision_plugin.forward_context():
             picked = batch.rows[task.name][:MAX_CONFLICT_ROWS].clone()
             images, targets = batch.images.clone()[picked], batch.targets[task.name].clone()[: len(picked)]
-            every = torch.arange(len(picked), device=picked.device)
-            rows = TaskRows({t.name: every if t is task else every[:0] for t in self._tasks}, len(picked))
-            loss, _ = task.criterion(module(images, rows).predictions[task.name], targets)
+            loss, _ = task_loss(module, task, images, targets)
             self._conflict.add(task.name, loss, self._shared)
 
     def _finish_routing(self, trainer: Trainer) -> np.ndarray | None:

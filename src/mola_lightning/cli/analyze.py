@@ -1,0 +1,111 @@
+"""``mola-analyze run=<folder>``: look inside a finished run, or several side by side."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from mola_lightning.analysis.comparing import compare_runs
+from mola_lightning.analysis.embedding import METHODS
+from mola_lightning.analysis.looks import LOOKS, Result, take
+from mola_lightning.analysis.subject import Subject
+from mola_lightning.cli.errors import command, setup_logging
+from mola_lightning.cli.loading import load_run
+from mola_lightning.core import ConfigError
+from mola_lightning.core.errors import one_of, positive_int, require
+
+Results = dict[str, dict[str, Result]]
+
+
+def analyze(
+    runs: Sequence[Path],
+    looks: Sequence[str] = tuple(LOOKS),
+    checkpoint: str = "best",
+    split: str = "test",
+    output: Path | None = None,
+    device: str = "cpu",
+    overrides: Sequence[str] | None = None,
+    **settings: Any,
+) -> Results:
+    """Take looks into runs, write them into ``<run>/analysis/``, and those that compare several runs into ``output``.
+
+    Args:
+        runs: run folders.
+        looks: names of :data:`LOOKS`.
+        checkpoint: ``best``, ``last`` or a file.
+        split: ``test`` or ``val``.
+        output: folder of what compares several runs; the analysis folder of the first by default.
+        device: where models run.
+        overrides: of the runs' own configs, ``key=value``.
+        **settings: of :class:`Subject`.
+
+    Returns:
+        Label of a run -> look -> what it found; ``comparison`` -> look -> what is to be seen side by side.
+
+    Raises:
+        ConfigError: for a bad setting, or runs that cannot be compared.
+    """
+    require(bool(runs), "which run? Give the folder that mola-train printed: mola-analyze run=<folder>")
+    one_of("split", split, ("test", "val"))
+    for name in looks:
+        one_of("looks", name, LOOKS)
+    for name in ("num_batches", "batch_size", "num_images"):
+        positive_int(name, settings.get(name, 1))
+    if settings.get("swap_images") is not None:
+        positive_int("swap_images", settings["swap_images"])
+    one_of("embedding", settings.get("embedding", "pca"), METHODS)
+    subjects = []
+    for run in runs:
+        loaded = load_run(run, checkpoint, overrides)
+        label = f"{loaded.cfg.method or loaded.module.architecture.method}, seed {loaded.cfg.seed}"
+        module = loaded.module.to(torch.device(device)).eval()
+        dataset = loaded.data.dataset("test" if split == "test" else "val")
+        subjects.append(Subject(label, run / "analysis", module, dataset, **settings))
+    twice = {label for label, count in Counter(subject.label for subject in subjects).items() if count > 1}
+    for subject in subjects:
+        subject.label += f" ({subject.folder.parent.name})" if subject.label in twice else ""
+    found = {subject.label: {name: take(subject, name) for name in looks} for subject in subjects}
+    if len(subjects) > 1:
+        found["comparison"] = compare_runs(subjects, found, output or subjects[0].folder)
+    return found
+
+
+def _table(found: Mapping[str, Mapping[str, Result]], title: str) -> Table:
+    table = Table("run", "look", "found", "", title=title)
+    for label, results in found.items():
+        for i, (name, result) in enumerate(results.items()):
+            rows = result.findings or [("", "")]
+            if result.note:
+                rows = [*result.findings, (result.note, "")]
+            for j, (what, value) in enumerate(rows):
+                table.add_row(label if i == j == 0 else "", name if j == 0 else "", what, value)
+        table.add_section()
+    return table
+
+
+def _job(cfg: DictConfig) -> None:
+    setup_logging()
+    if OmegaConf.is_missing(cfg, "run"):
+        raise ConfigError("which run? Give the folder that mola-train printed: mola-analyze run=<folder>")
+    settings: dict[str, Any] = {str(key): value for key, value in cfg.items() if key not in ("run", "output")}
+    settings |= {name: list(cfg[name]) for name in ("looks", "overrides")}
+    runs = [Path(run) for run in (cfg.run if isinstance(cfg.run, ListConfig) else [cfg.run])]
+    found = analyze(runs, output=None if cfg.output is None else Path(cfg.output), **settings)
+    console = Console()
+    console.print(_table(found, f"{cfg.checkpoint} checkpoint, {cfg.split} split"))
+    for results in found.values():
+        for result in results.values():
+            for path in result.files:
+                console.print(f"written to {path}", soft_wrap=True, highlight=False)
+
+
+main = command(hydra.main(config_path="pkg://mola_lightning.conf", config_name="analyze", version_base="1.3")(_job))
+
+if __name__ == "__main__":
+    main()

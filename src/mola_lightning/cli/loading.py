@@ -1,0 +1,51 @@
+"""A finished run, built again from its folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mola_lightning.cli.build import build_data, build_module
+from mola_lightning.core import ConfigError, RunFolderError
+from mola_lightning.data import MultiTaskDataModule
+from mola_lightning.training import MultiTaskModule
+from mola_lightning.training.checkpoints import load_checkpoint
+
+
+class LoadedRun(NamedTuple):
+    """A run's config, data, and model with the weights of a checkpoint."""
+
+    cfg: Any
+    data: MultiTaskDataModule
+    module: MultiTaskModule
+
+
+def load_run(run: Path, checkpoint: str = "best", overrides: Sequence[str] | None = None) -> LoadedRun:
+    """Build a run again.
+
+    Args:
+        run: the run folder.
+        checkpoint: ``best``, ``last`` or a file.
+        overrides: of the run's own config, ``key=value``.
+
+    Raises:
+        RunFolderError: when the folder holds no run, or the checkpoint is missing or damaged.
+        ConfigError: for an override of a key that the run's config does not have.
+    """
+    config = run / "config.yaml"
+    if not config.is_file():
+        raise RunFolderError(f"{run} is no run folder: it has no config.yaml. Give the folder that mola-train printed.")
+    cfg: Any = OmegaConf.load(config)
+    OmegaConf.set_struct(cfg, True)
+    try:
+        cfg.merge_with_dotlist(list(overrides or []))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"overrides of {config}: {error}") from error
+    named = checkpoint in ("best", "last")
+    weights = load_checkpoint(run / "checkpoints" / f"{checkpoint}.ckpt" if named else Path(checkpoint))
+    data = build_data(cfg)
+    module = build_module(cfg, data)
+    module.load_state_dict(weights["state_dict"])
+    return LoadedRun(cfg, data, module)
