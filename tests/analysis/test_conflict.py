@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mola_lightning.analysis import conflict_statistics, cosine_matrix, task_gradients
+from mola_lightning.analysis import conflict_statistics, cosine_matrix, magnitude_similarity, task_gradients
 from mola_lightning.core import ConfigError
 
 
@@ -41,6 +41,27 @@ def test_a_task_without_gradient_is_left_out() -> None:
     assert found["share_negative"] == pytest.approx(2 / 3)
     assert found["mean_cosine"] == pytest.approx(np.mean([-1 / 1.01**0.5, 1 / 1.01**0.5, -0.99 / 1.01]))
     assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_lengths_of_gradients() -> None:
+    rows = torch.tensor([[3.0, 0.0], [0.0, 3.0], [0.0, 9.0], [0.0, 0.0]])
+    found = magnitude_similarity(rows)
+    assert found[0].tolist()[:3] == pytest.approx([1, 1, 2 * 3 * 9 / (9 + 81)])
+    assert found[3].isnan().all()
+    tiny = magnitude_similarity(rows * 1e-30)
+    torch.testing.assert_close(tiny, found, equal_nan=True)
+    assert conflict_statistics(rows, list("abcd"))["mean_magnitude_similarity"] == pytest.approx((1 + 0.6 + 0.6) / 3)
+
+
+def test_orthogonal_and_opposed_gradients() -> None:
+    w = torch.zeros(2, requires_grad=True)
+    orthogonal = task_gradients({"a": w[0], "b": w[1]}, [w])
+    opposed = task_gradients({"a": w.sum(), "b": -2 * w.sum()}, [w])
+    assert conflict_statistics(orthogonal, ["a", "b"])["mean_cosine"] == 0
+    found = conflict_statistics(opposed, ["a", "b"])
+    assert found["mean_cosine"] == pytest.approx(-1)
+    assert found["share_negative"] == 1
+    assert found["mean_magnitude_similarity"] == pytest.approx(0.8)
 
 
 def test_no_pair_at_all() -> None:

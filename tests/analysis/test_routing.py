@@ -16,6 +16,7 @@ from mola_lightning.analysis import (
     normalised_mutual_information,
     routing_statistics,
 )
+from mola_lightning.analysis.routing import row_entropy, silhouette
 from mola_lightning.core import DataError
 
 TASK_IDS = torch.arange(4).repeat(5)
@@ -63,6 +64,25 @@ def test_soft_routing_agrees_with_a_loop() -> None:
     )
     assert mutual_information(mixing, tasks) == pytest.approx(expected)
     assert entropy(mixing.mean(axis=0)) <= np.log2(3)
+
+
+def test_a_dead_expert_is_found() -> None:
+    mixing = torch.tensor([[0.7, 0.0, 0.3], [0.4, 0.001, 0.599]])
+    assert dead_experts(mixing) == [1]
+    assert dead_experts(mixing, threshold=0.0) == []
+
+
+def test_tasks_in_the_space_of_mixtures() -> None:
+    ids = np.arange(40) % 2
+    rng = np.random.default_rng(0)
+    apart = np.where(ids[:, None] == 0, [0.95, 0.05], [0.05, 0.95]) + rng.uniform(0, 0.01, (40, 2))
+    assert silhouette(apart, ids) > 0.95
+    assert abs(silhouette(rng.dirichlet([5, 5, 5], 400), np.arange(400) % 2)) < 0.05
+    assert np.isnan(silhouette(apart, np.zeros(40, dtype=int))), "one task only"
+
+
+def test_the_mixture_of_a_row() -> None:
+    assert row_entropy([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]).tolist() == [0, 2]
 
 
 def test_entropy() -> None:

@@ -1,6 +1,6 @@
 """Reads run folders and says what they show: tables of methods, routing, conflict between tasks, figures."""
 
-from mola_lightning.analysis.conflict import conflict_statistics, cosine_matrix, task_gradients
+from mola_lightning.analysis.conflict import conflict_statistics, cosine_matrix, magnitude_similarity, task_gradients
 from mola_lightning.analysis.figures import draw_comparison
 from mola_lightning.analysis.plots import (
     comparison_bars,
@@ -47,6 +47,7 @@ __all__ = [
     "holm",
     "learning_curves",
     "load_runs",
+    "magnitude_similarity",
     "mean_mixing",
     "mean_rank",
     "mixing_heatmap",

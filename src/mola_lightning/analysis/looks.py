@@ -81,7 +81,9 @@ def routing_and_features(subject: Subject) -> Result:
     panels = []
     for what, values in spaces.items():
         arrays[what.replace(" ", "_")] = values
-        if (found := project(values.numpy(), subject.embedding, subject.seed)) is not None:
+        if what != "features" and bool((values.amax(dim=1) == values.sum(dim=1)).all()):
+            result.note = "one expert an image: no plane of mixtures"
+        elif (found := project(values.numpy(), subject.embedding, subject.seed)) is not None:
             arrays[f"{what.replace(' ', '_')}_points"] = found[0]
             panels.append((what, clouds(what, *found, seen, tasks)))
     if seen.mixing is None:
@@ -104,14 +106,13 @@ def routing_and_features(subject: Subject) -> Result:
 
 def _routing_numbers(mixing: Any, ids: Any) -> list[tuple[str, float | str]]:
     found = routing.routing_statistics(mixing, ids)
-    dead: Any = found["dead_experts"]
     numbers: list[tuple[str, Any]] = [
         ("I(task; expert) (bits)", found["mutual_information_bits"]),
         ("I(task; expert) / H(task)", found["normalised_mutual_information"]),
         ("entropy of the mean usage (bits)", found["entropy_bits"]),
         ("mean entropy of an image's mixture (bits)", float(routing.row_entropy(mixing).mean())),
         ("effective experts", found["effective_experts"]),
-        ("dead experts", " ".join(map(str, dead)) or "none"),
+        ("dead experts", " ".join(map(str, routing.dead_experts(mixing))) or "none"),
         ("silhouette of tasks in mixing space", routing.silhouette(mixing, ids)),
     ]
     return numbers

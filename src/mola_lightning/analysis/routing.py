@@ -100,8 +100,7 @@ def routing_statistics(mixing: ArrayLike, task_ids: ArrayLike, num_tasks: int | 
 
     Returns:
         ``mutual_information_bits``, ``normalised_mutual_information``, ``entropy_bits`` (of the mean usage),
-        ``effective_experts``, ``dead_experts`` (their indices) and ``mixing``, the (T, E) mean mixing weights as lists
-        (None for a task without samples).
+        ``effective_experts`` and ``mixing``, the (T, E) mean mixing weights as lists (None for a task without samples).
     """
     return joint_statistics(joint_distribution(mixing, task_ids, num_tasks))
 
@@ -141,7 +140,6 @@ def joint_statistics(joint: FloatArray) -> dict[str, object]:
         "normalised_mutual_information": _normalised(joint),
         "entropy_bits": usage_entropy,
         "effective_experts": float(2.0**usage_entropy),
-        "dead_experts": idle(joint.sum(axis=0)),
         "mixing": rows,
     }
 

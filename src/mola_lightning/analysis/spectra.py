@@ -121,11 +121,11 @@ def model_distances(inner: FloatArray, mixing: FloatArray, weight_norm: float) -
     Args:
         inner: (E, E) inner products of the experts' Delta.
         mixing: (T, E) mean mixing weights of each task.
-        weight_norm: of W.
+        weight_norm: of W; the distances are NaN where it is zero.
     """
     gram = mixing @ inner @ mixing.T
     squares = np.diag(gram)[:, None] + np.diag(gram)[None] - 2 * gram
-    return np.sqrt(squares.clip(min=0.0)) / weight_norm
+    return np.sqrt(squares.clip(min=0.0)) / (weight_norm or np.nan)
 
 
 def stage_shares(table: pd.DataFrame) -> pd.DataFrame:

@@ -68,7 +68,7 @@ def conflict_curves(metrics: pd.DataFrame) -> Figure:
         metrics: a run's metrics.csv with the columns that a ConflictMonitor logs; pairs of tasks are thin grey lines
             behind the mean cosine.
     """
-    figure = new_figure(9.0, 2.6)
+    figure = new_figure(10.0, 2.7)
     columns = {f"conflict/{name}": shown for name, shown in PANELS.items()}
     for axes, (column, (label, limits)) in zip(figure.subplots(1, 3), columns.items(), strict=True):
         if column.endswith("mean_cosine"):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from mola_lightning.analysis.plots.style import (
@@ -31,7 +32,7 @@ def expert_layers(table: pd.DataFrame) -> Figure:
         table: that of :class:`Spectra`.
     """
     layers = list(dict.fromkeys(table["layer"]))
-    figure = new_figure(max(5.0, 0.26 * len(layers) + 1.5), 5.4)
+    figure = new_figure(max(6.2, 0.26 * len(layers) + 1.5), 5.4)
     upper, lower = figure.subplots(2, 1, sharex=True)
     bound = table.drop_duplicates("layer")["largest_rank"].to_numpy()
     upper.plot(range(len(layers)), bound, color="0.4", linestyle=(0, (1, 1)), linewidth=1.2, label="bound")
@@ -87,6 +88,7 @@ def _spectra(axes: Axes, layers: list[NDArray[np.float64]]) -> None:
             row[: min(kept, len(share))] = share[:kept]
         axes.plot(range(1, kept + 1), np.nanmean(padded, axis=0), **_look(e), label=f"expert {e}")
     axes.set_ylim(0.0, 1.05)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
 def stage_bars(shares: pd.DataFrame) -> Figure:

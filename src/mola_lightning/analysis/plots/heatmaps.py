@@ -105,6 +105,7 @@ def _side_by_side(
     width = max(1.4, *(CELL * matrix.shape[1] for _, matrix in matrices)) + 0.3
     across = max(1, min(len(matrices), int(MAX_WIDTH / width)))
     down = -(-len(matrices) // across)
+    across = -(-len(matrices) // down)  # rows as even as can be
     slant = 0.05 * max((len(name) for names in columns for name in names if len(name) > 7), default=0)
     height = CELL * len(rows) + 0.9 + slant
     figure = new_figure(across * width + 0.09 * max(map(len, rows)) + 1.1, down * height)

@@ -54,7 +54,7 @@ def scatter_panels(clouds: Sequence[Cloud]) -> Figure:
 
 
 def _draw(axes: Axes, cloud: Cloud) -> None:
-    size = float(np.clip(900 / max(1, len(cloud.points)), 5.0, 26.0))
+    size = float(np.clip(6000 / max(1, len(cloud.points)), 9.0, 26.0))
     for g, name in enumerate(cloud.names):
         points = cloud.points[cloud.groups == g]
         if not len(points):
@@ -66,7 +66,7 @@ def _draw(axes: Axes, cloud: Cloud) -> None:
             s=size,
             color=PALETTE[g % len(PALETTE)],
             marker=MARKERS[(g + turn) % len(MARKERS)],
-            alpha=0.7,
+            alpha=0.65,
             linewidths=0,
             label=name,
         )
@@ -75,11 +75,12 @@ def _draw(axes: Axes, cloud: Cloud) -> None:
     axes.set_ylabel(cloud.axis_names[1], fontsize=FONT)
     axes.tick_params(labelsize=FONT - 1)
     axes.spines[["top", "right"]].set_visible(False)
-    longest = max(map(len, cloud.names))
+    most = max(1, int(40 / (max(map(len, cloud.names)) + 4)))
+    lines = -(-len(cloud.names) // most)
     axes.legend(
         loc="upper center",
-        bbox_to_anchor=(0.5, -0.2),
-        ncols=max(1, min(len(cloud.names), int(40 / (longest + 4)))),
+        bbox_to_anchor=(0.5, -0.15),
+        ncols=-(-len(cloud.names) // lines),
         fontsize=FONT - 1,
         frameon=False,
         handletextpad=0.1,
