@@ -10,7 +10,7 @@ from torch import Tensor
 from mola_lightning.analysis.conflict import conflict_statistics, task_gradients
 from mola_lightning.core import Batch
 from mola_lightning.core.errors import positive_int
-from mola_lightning.training.second_pass import kept_random_state, unchanged_buffers
+from mola_lightning.training.second_pass import second_pass
 
 
 class ConflictMonitor(Callback):
@@ -52,8 +52,7 @@ class ConflictMonitor(Callback):
     def _gradients(trainer: Trainer, module: LightningModule, batch: Batch, shared: list[Tensor]) -> Tensor:
         """(T, P), mean over processes; zeros for tasks that are in no process's batch."""
         with (
-            unchanged_buffers(module),
-            kept_random_state(batch.images.device),
+            second_pass(batch.images.device, module),
             torch.enable_grad(),
             trainer.precision_plugin.forward_context(),
         ):
