@@ -9,7 +9,7 @@ from torch import nn
 
 @contextmanager
 def second_pass(device: torch.device, *modules: nn.Module) -> Iterator[None]:
-    """No gradients within, unless they are enabled again, and draws do not move the global generators that later draws come from.
+    """No gradients within, unless they are enabled again; draws do not move the generators that later ones come from.
 
     At the end the buffers of ``modules`` are put back: normalisation layers in training would count the batch twice.
     """
