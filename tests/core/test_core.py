@@ -152,7 +152,7 @@ def test_check_tasks() -> None:
     assert check_tasks(TASKS) == tuple(TASKS)
     with pytest.raises(ConfigError, match="at least one task"):
         check_tasks([])
-    with pytest.raises(ConfigError, match="found twice: art$"):
+    with pytest.raises(ConfigError, match="found twice: art; rename or remove one of them$"):
         check_tasks([Task("art", 2), Task("photo", 2), Task("art", 3)])
 
 

@@ -41,7 +41,10 @@ def files(load_script: Callable[[str], ModuleType]) -> ModuleType:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
-@pytest.mark.parametrize("entries", [ONE, TWO], ids=["one entry", "two entries of one table"])
+@pytest.mark.parametrize(
+    "entries",
+    [pytest.param(ONE, id="one entry", marks=pytest.mark.soak), pytest.param(TWO, id="two entries of one table")],
+)
 def test_a_million_rows(entries: dict[str, dict[str, str]], tmp_path: Path, files: ModuleType) -> None:
     """Below 500 MB over an interpreter with torch, our own imports included, and 10 s of processor time."""
     photo = files.write_photo(tmp_path / "photographs" / "0000.jpg")

@@ -41,7 +41,7 @@ def journals(folder: Path) -> dict[str, str]:
     return {path.parent.name: path.read_text() for path in folder.glob("*/metrics.csv")}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_a_killed_search(command: Callable[..., Any], tmp_path: Path) -> None:
     folder = tmp_path / "killed"
@@ -74,7 +74,7 @@ def test_a_killed_search(command: Callable[..., Any], tmp_path: Path) -> None:
     assert journals(folder) == journals(tmp_path / "whole")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_pruned_run(command: Callable[..., Any], tmp_path: Path) -> None:
     """Pruned by its own job and told as pruned; outside of the search it is trained on, as if it never had been."""
     from optuna.trial import TrialState, create_trial

@@ -22,7 +22,8 @@ TIMES = {"seconds", "resumes", "wall_time_s", "step_time_s", "StepTimer", "git"}
 # Paths, and what Lightning keeps for information and does not restore.
 LOCAL = {"dirpath", "best_k_models", "current_score"}
 BASE = (
-    "data=digits", "data.source.num_train=20", "data.source.image_size=12", "data.batch_size=16",
+    "data=digits", "data.source.domains=[optdigits,printed]", "data.source.rotations=[0,90]",
+    "data.source.num_train=40", "data.source.image_size=12", "data.batch_size=16",
     "backbone.widths=[4,4,8]", "trainer.max_epochs=3", "+trainer.limit_val_batches=2", "+trainer.limit_test_batches=1",
     "callbacks.last.every_n_steps=2", "callbacks.records.num_conflict_batches=0", "num_threads=1", "figures=false",
 )  # fmt: skip

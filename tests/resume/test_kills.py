@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-# A few of the moments of tests/soak. An epoch has 5 batches; a checkpoint is due every 2 steps and as an epoch begins.
+# Some of the moments of tests/soak, twenty runs with those below. An epoch has 5 batches; a checkpoint is due every 2
+# steps and as an epoch begins.
 KILLS = [
     ("router", ("hook", "on_train_batch_end", 4)),
     ("router", ("hook", "on_train_epoch_end", 2)),
@@ -19,8 +20,6 @@ KILLS = [
     ("stateful", ("hook", "on_validation_batch_end", 3)),
     ("stateful", ("hook", "on_test_batch_end", 1)),
     ("stateful", ("io", "after_replace", 5)),
-]
-MORE = [
     ("router", ("hook", "on_validation_start", 1)),
     ("router", ("io", "half", 4)),
     ("grad", ("hook", "on_train_batch_start", 8)),
@@ -41,7 +40,7 @@ CONTROLS = [
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "kill"),
-    [*KILLS, *(pytest.param(*more, marks=pytest.mark.soak) for more in MORE)],
+    KILLS,
     ids=lambda v: v if isinstance(v, str) else f"{v[1]}-{v[2]}",
 )
 def test_killed_at_a_moment(
@@ -50,7 +49,7 @@ def test_killed_at_a_moment(
     assert killer.trial(whole(method), tmp_path / "run", methods[method], [kill]) == []
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["router", "grad", "stateful"])
 def test_killed_several_times_at_random(
     killer: Any, whole: Callable[[str], Path], methods: Any, tmp_path: Path, method: str
