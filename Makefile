@@ -30,7 +30,7 @@ test: $(STAMP) ## run all tests, on two processes (below ten minutes)
 	@echo "running all tests on two processes"
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 $(BY_FILE) --durations=10 -m "not soak" $(ARGS)
 
-soak: $(STAMP) ## kill and preempt many runs, and see that they end as undisturbed ones (a few minutes)
+soak: $(STAMP) ## kill and preempt many runs, and see that they end as undisturbed ones; sweeps, searches, cluster jobs (a quarter of an hour)
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 $(BY_FILE) --durations=10 -m soak $(ARGS)
 
 check: $(STAMP) ## format, lint and type check, then the fast tests
