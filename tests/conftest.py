@@ -37,23 +37,28 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     config.stash[CACHE].cleanup()
 
 
-SCRIPTS = Path(__file__).parent / "data"
+TESTS = Path(__file__).parent
+
+
+def _module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")
 def load_script() -> Callable[[str], ModuleType]:
     """``load_script("image_files")``: a script of tests/data, which writes small files in true formats."""
+    return lambda name: _module(TESTS / f"data/{name}.py")
 
-    def load(name: str) -> ModuleType:
-        path = SCRIPTS / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
 
-    return load
+@pytest.fixture(scope="session")
+def killing() -> ModuleType:
+    """Runs that can be killed, and the comparison of run folders."""
+    return _module(TESTS / "resume/killing.py")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """Whole runs of mola-train on two processes: one folder, one of each row; stopped by a signal to one, they go on."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -63,18 +62,6 @@ def run(rank: int, cfg: DictConfig, folder: Path, at: int | None) -> None:
         command.train(cfg, folder, sweep=True)
     except RunInterrupted as interruption:
         (folder.parent / f"{STOPPED}{rank}").write_text(str(interruption.step))
-
-
-@pytest.fixture(scope="module")
-def killing() -> ModuleType:
-    """The comparison of run folders."""
-    path = Path(__file__).parents[1] / "resume/killing.py"
-    spec = importlib.util.spec_from_file_location("killing", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

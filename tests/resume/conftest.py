@@ -1,6 +1,5 @@
 """Runs that can be killed."""
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,6 @@ GRAD = ("architecture=mola_grad", "sampler=temperature", "trainer.accumulate_gra
 # Draws from torch's generator in each step, and a balancer that remembers earlier epochs.
 STATEFUL = ("architecture=ltb", "balancer=dwa", "sampler=proportional", "architecture.warmup=0")
 METHODS = {"router": ROUTER, "grad": GRAD, "stateful": STATEFUL}
-
-
-@pytest.fixture(scope="session")
-def killing() -> Any:
-    path = Path(__file__).with_name("killing.py")
-    spec = importlib.util.spec_from_file_location("killing", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")
