@@ -41,6 +41,11 @@ def similar_keys(error: HydraException) -> list[str]:
     # Groups that only change other nodes (experiment, sweep, debug) are no keys.
     known += [path.name for path in files("mola_lightning.conf").iterdir() if path.is_dir() and path.name not in known]
     known = [other for other in known if other.startswith("hydra.") == key.startswith("hydra.")]
+    if key in known and (below := getattr(cause, "full_key", None)) not in (None, key):
+        return [
+            f"this config has no key {below!r}, and a mapping is not replaced as a whole: its keys are changed one by "
+            f"one. Add one with '+{below}=...', take one away with '~{key}.<name>'."
+        ]
     leaf = key.rpartition(".")[2]
     same = [other for other in known if other.rpartition(".")[2] == leaf]
     near = list(dict.fromkeys([*same, *difflib.get_close_matches(key, known)]))[:3]
