@@ -17,7 +17,7 @@ SMALL = ("data.source.num_train=24", "data.source.image_size=14", "debug=quick")
 REFUSED = [
     (["nonsense=1"], ["error: this config has no key 'nonsense'. mola-train --cfg job", "nonsense=1"]),
     (["adapter.rnak=2"], ["error: this config has no key 'adapter.rnak'. Did you mean adapter.rank"]),
-    (["data=image_folders", "data.source.entries={a:{folder:x}}"], ["no key 'data.source.entries.a', and a mapping"]),
+    (["callbacks.last={a:1}"], ["no key 'callbacks.last.a', and a mapping"]),
     (["rank=2"], ["no key 'rank'. Did you mean adapter.rank?"]),
     (["optimzer.lr=1"], ["Did you mean optimizer.lr"]),
     (["experimnt=digits/hps"], ["no key 'experimnt'. Did you mean experiment?"]),
