@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mola_lightning.analysis.comparing import compare_runs
+from mola_lightning.analysis.comparing import check_comparable, compare_runs
 from mola_lightning.analysis.embedding import project
 from mola_lightning.analysis.forced import fixed_mixing
 from mola_lightning.analysis.gradients import conflict_summary, conflict_table
@@ -21,7 +21,7 @@ from mola_lightning.analysis.similarity import cka_between_tasks, features_as_ea
 from mola_lightning.analysis.stages import parameter_groups, recorded_stages
 from mola_lightning.analysis.subject import Subject, look
 from mola_lightning.analysis.swap import NONE, OWN, relative_to_own, swap_table
-from mola_lightning.architectures import HPS, MMoE
+from mola_lightning.architectures import HPS, MMoE, SingleTask
 from mola_lightning.backbones import create_small_resnet
 from mola_lightning.core import ConfigError, Task, TaskRows
 from mola_lightning.data import TensorSource
@@ -230,7 +230,7 @@ def test_mixing_weights_as_they_were_used(experts_that_differ: Any, source: Tens
     seen = look(subject(experts_that_differ, source, tmp_path))
     assert seen.features.shape == (40, 2)
     assert seen.task_ids.bincount().tolist() == [20, 20]
-    np.testing.assert_array_equal(seen.task_mixing(), np.eye(2))
+    np.testing.assert_array_equal(seen.task_mixing(2), np.eye(2))
 
 
 def test_projections() -> None:
@@ -275,6 +275,7 @@ def test_runs_side_by_side(source: TensorSource, tmp_path: Path) -> None:
     found = {s.label: {name: take(s, name) for name in ("conflict", "swap", "similarity")} for s in subjects}
     assert "no experts" in found["x"]["swap"].note
     assert "CKA between them is 1" in found["x"]["similarity"].note
+    check_comparable(subjects)
     compared = compare_runs(subjects, found, tmp_path / "both")
     assert set(compared) == {"conflict", "similarity"}
     assert set(pd.read_csv(tmp_path / "both" / "conflict_runs.csv")["run"]) == {"x", "y"}
@@ -283,3 +284,26 @@ def test_runs_side_by_side(source: TensorSource, tmp_path: Path) -> None:
     assert not math.isclose(matrix.iloc[-1, -1], 1, abs_tol=1e-3), "two random networks are not the same"
     same = compare_runs([subjects[0], subject(modules[0], source, tmp_path, "y", num_images=40)], found, tmp_path)
     assert same["similarity"].findings[0][1] == "1.000"
+
+
+def test_runs_of_other_tasks_are_not_compared(source: TensorSource, tmp_path: Path) -> None:
+    other = TensorSource({split: {"c": one_pixel([0, 1])} for split in ("train", "test")}, num_classes=2)
+    fewer = TensorSource({split: {name: one_pixel([0, 1], 8) for name in "ab"} for split in ("train", "test")}, 2)
+    subjects = [
+        subject(MultiTaskModule(s.tasks, HPS(s.tasks, create_small_resnet, SHAPE)), s, tmp_path, str(i))
+        for i, s in enumerate((source, other, fewer))
+    ]
+    with pytest.raises(ConfigError, match="the same tasks in the same order, found: a, b; c"):
+        check_comparable(subjects[:2])
+    with pytest.raises(ConfigError, match="of the same data"):
+        check_comparable([subjects[0], subjects[2]])
+
+
+def test_single_task_models_are_compared_stage_by_stage(source: TensorSource, tmp_path: Path) -> None:
+    module = MultiTaskModule(source.tasks, SingleTask(source.tasks, create_small_resnet, SHAPE))
+    here = subject(module, source, tmp_path, num_images=40)
+    assert "no parameter is shared" in take(here, "conflict").note
+    assert "no low-rank experts" in take(here, "experts").note
+    found = cka_between_tasks(features_as_each_task(here))
+    assert list(found) == ["stem", "stage 1", "stage 2", "stage 3", "output"]
+    assert all(matrix[0, 1] < 0.999 for matrix in found.values())

@@ -32,6 +32,7 @@ def names(folder: Path, suffix: str) -> set[str]:
     return {path.stem for path in folder.glob(f"*{suffix}")}
 
 
+@pytest.mark.slow
 def test_all_looks_into_a_run(copies: Path, command: Callable[..., Any]) -> None:
     outcome = command(main, f"run={copies / 'mola'}", *SMALL)
     assert outcome.code == 0, outcome.err
@@ -60,7 +61,7 @@ def test_runs_side_by_side(copies: Path, command: Callable[..., Any], tmp_path: 
     assert outcome.code == 0, outcome.err
     assert names(both, ".png") == {"conflict_runs", "similarity_runs"}
     assert names(copies / "hps" / "analysis", ".png") == FIGURES["conflict"]
-    assert "CKA between them is 1" in outcome.out.replace("\n", " ") or "share the same" in outcome.out
+    assert "all tasks share the same features" in outcome.out
 
 
 def test_what_it_refuses(copies: Path, command: Callable[..., Any], tmp_path: Path) -> None:

@@ -14,6 +14,17 @@ from mola_lightning.core import ConfigError
 from mola_lightning.core.files import atomic_write
 
 
+def check_comparable(subjects: Sequence[Subject]) -> None:
+    """Raise :class:`ConfigError` when runs do not have the same tasks, or are of other data."""
+    tasks = {subject.names for subject in subjects}
+    if len(tasks) > 1:
+        shown = "; ".join(", ".join(names) for names in sorted(tasks))
+        raise ConfigError(f"runs side by side must have the same tasks in the same order, found: {shown}")
+    sizes = {subject.label: len(subject.dataset) for subject in subjects}
+    if len(set(sizes.values())) > 1:
+        raise ConfigError(f"runs side by side must be of the same data; the numbers of images differ: {sizes}")
+
+
 def compare_runs(
     subjects: Sequence[Subject], found: Mapping[str, Mapping[str, Result]], folder: Path
 ) -> dict[str, Result]:
@@ -26,14 +37,7 @@ def compare_runs(
         subjects: the runs, two at least.
         found: label -> look -> what it found.
         folder: where results go.
-
-    Raises:
-        ConfigError: when the runs do not have the same tasks.
     """
-    tasks = {subject.names for subject in subjects}
-    if len(tasks) > 1:
-        shown = "; ".join(", ".join(names) for names in sorted(tasks))
-        raise ConfigError(f"runs side by side must have the same tasks in the same order, found: {shown}")
     results = {}
     looks = found[subjects[0].label]
     tables = {subject.label: found[subject.label]["conflict"].table for subject in subjects if "conflict" in looks}

@@ -127,7 +127,7 @@ def experts(subject: Subject) -> Result:
     places = parameter_stages(architecture)
     stages = {path: places[id(next(layer.parameters()))] for path, layer in backbone.adapted.items()}
     found = spectra.expert_spectra(backbone.adapted, stages)
-    distances = spectra.model_distances(found.inner, look(subject).task_mixing(), found.weight_norm)
+    distances = spectra.model_distances(found.inner, look(subject).task_mixing(len(subject.names)), found.weight_norm)
     table, names = found.table, [str(e) for e in range(backbone.num_experts)]
     path = subject.folder / "experts.npz"
     with atomic_write(path, "wb") as file:

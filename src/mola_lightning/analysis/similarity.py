@@ -94,7 +94,7 @@ def features_as_each_task(subject: Subject) -> dict[str, list[Tensor]]:
     found: dict[str, list[Tensor]] = {}
     weights: FloatArray | None = None
     if routes(architecture) and not architecture.router.needs_task_ids:
-        weights = look(subject).task_mixing()
+        weights = look(subject).task_mixing(len(subject.names))
     for t, task in enumerate(tasks):
         parts: list[Tensor] = []
         fixed = nullcontext() if weights is None else fixed_mixing(architecture, torch.from_numpy(weights[t]).float())

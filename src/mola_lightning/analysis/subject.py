@@ -66,11 +66,12 @@ class Seen:
     classes: Tensor
     mixing: Tensor | None
 
-    def task_mixing(self) -> FloatArray:
-        """(T, E) mean mixing weights of each task, as they were used: their sum may be other than one."""
+    def task_mixing(self, num_tasks: int) -> FloatArray:
+        """(T, E) mean mixing weights of each task, as they were used: their sum may be other than one. NaN for a task
+        without images.
+        """
         assert self.mixing is not None
-        count = int(self.task_ids.max()) + 1
-        return np.stack([self.mixing[self.task_ids == t].double().mean(0).numpy() for t in range(count)])
+        return np.stack([self.mixing[self.task_ids == t].double().mean(0).numpy() for t in range(num_tasks)])
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from mola_lightning.analysis.comparing import compare_runs
+from mola_lightning.analysis.comparing import check_comparable, compare_runs
 from mola_lightning.analysis.embedding import METHODS
 from mola_lightning.analysis.looks import LOOKS, Result, take
 from mola_lightning.analysis.subject import Subject
@@ -70,21 +70,19 @@ def analyze(
     twice = {label for label, count in Counter(subject.label for subject in subjects).items() if count > 1}
     for subject in subjects:
         subject.label += f" ({subject.folder.parent.name})" if subject.label in twice else ""
+    check_comparable(subjects)
     found = {subject.label: {name: take(subject, name) for name in looks} for subject in subjects}
     if len(subjects) > 1:
         found["comparison"] = compare_runs(subjects, found, output or subjects[0].folder)
     return found
 
 
-def _table(found: Mapping[str, Mapping[str, Result]], title: str) -> Table:
-    table = Table("run", "look", "found", "", title=title)
-    for label, results in found.items():
-        for i, (name, result) in enumerate(results.items()):
-            rows = result.findings or [("", "")]
-            if result.note:
-                rows = [*result.findings, (result.note, "")]
-            for j, (what, value) in enumerate(rows):
-                table.add_row(label if i == j == 0 else "", name if j == 0 else "", what, value)
+def _table(label: str, results: Mapping[str, Result]) -> Table:
+    table = Table("look", "found", "", title=label, title_justify="left")
+    for name, result in results.items():
+        rows = [*result.findings, *([(result.note, "")] if result.note else [])]
+        for i, (what, value) in enumerate(rows):
+            table.add_row(name if i == 0 else "", what, value)
         table.add_section()
     return table
 
@@ -98,8 +96,8 @@ def _job(cfg: DictConfig) -> None:
     runs = [Path(run) for run in (cfg.run if isinstance(cfg.run, ListConfig) else [cfg.run])]
     found = analyze(runs, output=None if cfg.output is None else Path(cfg.output), **settings)
     console = Console()
-    console.print(_table(found, f"{cfg.checkpoint} checkpoint, {cfg.split} split"))
-    for results in found.values():
+    for label, results in found.items():
+        console.print(_table(f"{label}: {cfg.checkpoint} checkpoint, {cfg.split} split", results))
         for result in results.values():
             for path in result.files:
                 console.print(f"written to {path}", soft_wrap=True, highlight=False)
