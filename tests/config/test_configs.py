@@ -11,7 +11,6 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from mola_lightning.balancers import Balancer
 from mola_lightning.cli.build import build_module
 from mola_lightning.core import Collate, ConfigError, Task
 from mola_lightning.data import EpochSampler, MultiTaskDataModule, TensorSource
@@ -96,21 +95,21 @@ def test_a_choice_brings_what_belongs_to_it(method: str, compose_config: Compose
 OF_LABELS = [o for o in every("experiment") if not o.startswith(("experiment=paper/nyuv2", "experiment=rooms"))]
 
 
-@pytest.mark.parametrize("override", OF_LABELS)
+def long(override: str) -> Any:
+    """Large backbones: in the long tests; tests/e2e/test_every_dataset.py trains these methods on small ones."""
+    return pytest.param(override, marks=pytest.mark.soak) if override.startswith("experiment=paper/") else override
+
+
+@pytest.mark.parametrize("override", [long(override) for override in OF_LABELS])
 def test_experiments_train(override: str, compose_config: Compose, data: MultiTaskDataModule) -> None:
     weights = ["backbone.pretrained=false"] if "paper/" in override and "radimagenet" not in override else []
     step(build_module(compose_config(override, *weights), data), data)
 
 
-@pytest.mark.parametrize("override", every("architecture", "balancer", "optimizer", "scheduler"))
+# Every architecture and balancer is trained by tests/e2e/test_every_choice.py.
+@pytest.mark.parametrize("override", every("optimizer", "scheduler"))
 def test_parts_of_any_method_train(override: str, compose_config: Compose, data: MultiTaskDataModule) -> None:
-    if override.endswith("_ub"):  # balancers of features need rows that tasks share
-        with pytest.raises(ConfigError, match="balancer"):
-            build_module(compose_config(override), data)
-        return
-    module = build_module(compose_config(override), data)
-    assert isinstance(module.balancer, Balancer)
-    step(module, data)
+    step(build_module(compose_config(override), data), data)
 
 
 @pytest.mark.parametrize("override", every("adapter", "router", "auxiliary"))

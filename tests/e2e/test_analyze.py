@@ -12,6 +12,7 @@ import pytest
 from mola_lightning.analysis import load_runs
 from mola_lightning.cli.analyze import main
 
+pytestmark = pytest.mark.soak
 SMALL = ("num_batches=1", "batch_size=16", "num_images=16")
 FIGURES = {
     "conflict": {"conflict_cosine", "conflict_magnitude", "conflict_by_stage"},
@@ -32,7 +33,6 @@ def names(folder: Path, suffix: str) -> set[str]:
     return {path.stem for path in folder.glob(f"*{suffix}")}
 
 
-@pytest.mark.slow
 def test_all_looks_into_a_run(copies: Path, command: Callable[..., Any]) -> None:
     outcome = command(main, f"run={copies / 'mola'}", *SMALL)
     assert outcome.code == 0, outcome.err

@@ -129,7 +129,7 @@ def test_every_architecture_in_every_regime(architecture: str, regime: Regime, c
 # -------------------------------------------------------------------------------------------------------- balancers
 
 
-@pytest.mark.parametrize("architecture", ["hps", "mola_grad", "mola"])
+@pytest.mark.parametrize("architecture", ["hps", "mola_grad", pytest.param("mola", marks=pytest.mark.soak)])
 @pytest.mark.parametrize("balancer", [name for name in options("balancer") if name not in FEATURE_LEVEL])
 def test_every_balancer_trains_every_parameter(balancer: str, architecture: str, config: Config) -> None:
     """Also those of the balancer itself; without weight decay, which would move what has no gradient."""
