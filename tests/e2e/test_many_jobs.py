@@ -19,9 +19,10 @@ SWEEP = (
 )  # fmt: skip
 
 
-def megabytes(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
+def megabytes(pid: int) -> float | None:
+    """None of a process that has just ended."""
+    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) / 1024 if found else None
 
 
 def of_session(session: int) -> list[int]:
@@ -55,7 +56,8 @@ def test_fifty_runs(tmp_path: Path) -> None:
         end = time.monotonic() + 550
         while job.poll() is None:
             assert time.monotonic() < end
-            memory[len(list(sweep.glob("*/summary.json")))] = megabytes(job.pid)
+            if (now := megabytes(job.pid)) is not None:
+                memory[len(list(sweep.glob("*/summary.json")))] = now
             time.sleep(0.2)
     assert job.returncode == 0, log.read_text()
     summaries = [json.loads(path.read_text()) for path in sweep.glob("*/summary.json")]
