@@ -98,7 +98,9 @@ def test_a_reshaped_convolution_keeps_its_bound() -> None:
     assert (found.singular_values["0"] > 1e-5).sum(axis=1).tolist() == [6, 6]
     norms = [float(layer.delta(e).detach().norm()) for e in (0, 1)]
     assert found.table["norm"].tolist() == pytest.approx(norms)
-    assert found.table["relative_norm"].tolist() == pytest.approx([n / float(layer.weight.norm()) for n in norms])
+    assert found.table["relative_norm"].tolist() == pytest.approx(
+        [n / float(layer.weight.detach().norm()) for n in norms]
+    )
 
 
 def test_distances_of_merged_models_against_merging_them() -> None:
