@@ -61,6 +61,27 @@ def killing() -> ModuleType:
     return _module(TESTS / "resume/killing.py")
 
 
+def _as_rank(rank: int, port: int, run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    from lightning.fabric.utilities.rank_zero import rank_zero_only  # not before pytest_configure
+
+    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    rank_zero_only.rank = rank  # as Lightning sets it on import
+    run(rank, *arguments)
+
+
+@pytest.fixture(scope="session")
+def two_processes() -> Callable[..., None]:
+    """``two_processes(run, *arguments)``: ``run(rank, *arguments)`` on both; an exception of one is raised here."""
+
+    def start(run: Callable[..., None], *arguments: Any) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        torch.multiprocessing.start_processes(_as_rank, (port, run, arguments), nprocs=2, start_method="fork")
+
+    return start
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seeds() -> None:
     random.seed(0)

@@ -1,7 +1,5 @@
 """Two processes with half of each batch against one with all of it: gradients, weights and state are the same."""
 
-import os
-import socket
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -62,8 +60,7 @@ def run_all(make: Callable[[str], tuple[MultiTaskModule, Source]], path: Path, t
     torch.save(runs, path)
 
 
-def run_rank(rank: int, make: Callable[[str], Any], folder: Path, port: int) -> None:
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def run_rank(rank: int, make: Callable[[str], Any], folder: Path) -> None:
     run_all(make, folder / f"rank{rank}", {"strategy": "ddp", "devices": 2, "num_nodes": 1})
 
 
@@ -73,6 +70,7 @@ def runs(
     single_input: Source,
     make_module: Callable[..., Any],
     make_balancer: Callable[..., Any],
+    two_processes: Callable[..., None],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> list[Runs]:
     """Of one process, then of the two ranks."""
@@ -83,10 +81,7 @@ def runs(
         method = "hps" if name.endswith("_ub") else "mola_grad"
         return make_module(method, data, balancer=make_balancer(name)), data
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.start_processes(run_rank, (make, folder, port), nprocs=2, start_method="fork")
+    two_processes(run_rank, make, folder)
     run_all(make, folder / "alone", {"devices": 1})
     return [torch.load(folder / name, weights_only=True) for name in ("alone", "rank0", "rank1")]
 

@@ -82,6 +82,7 @@ def test_a_config_that_cannot_be_resolved_has_a_key() -> None:
     [
         (["architecture=hps"], "hps"),
         (["architecture=hps", "balancer=cagrad"], "hps+cagrad"),
+        (["architecture=hps", "balancer=ls"], "hps"),  # another name of the plain sum, as the summary says
         (["architecture=mola_no_twd"], "mola_no_twd"),
         (["architecture=hps", "balancer=cagrad", "method=mine"], "mine"),
         (["method='a b/c:${seed}'", "seed=7"], "a_b_c_7"),

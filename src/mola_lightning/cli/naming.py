@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mola_lightning.architectures import Architecture
+from mola_lightning.balancers import EqualWeights
 
 # Where a run is launched from and written to, and what is drawn of it: the same run with any of them.
 LEFT_OUT = ("hydra", "paths", "skip_done", "resume", "logger", "figures")
@@ -50,7 +51,7 @@ def config_content(config: DictConfig) -> dict[str, Any]:
 
 
 def method_name(config: DictConfig) -> str:
-    """``method`` if it is set; else what the architecture calls itself, and the balancer unless it is ``equal``.
+    """``method`` if it is set; else what the architecture calls itself, and the balancer: see :func:`with_balancer`.
 
     Args:
         config: a composed config with its ``hydra`` node, where the choices stand.
@@ -61,9 +62,30 @@ def method_name(config: DictConfig) -> str:
     name = OmegaConf.select(config, "method", throw_on_resolution_failure=False)
     if name is None:
         choices = OmegaConf.select(config, "hydra.runtime.choices") or {}
-        name, balancer = _scheme(config) or choices.get("architecture") or "run", choices.get("balancer")
-        name += f"+{balancer}" if balancer not in (None, "equal") else ""
+        scheme = _scheme(config) or choices.get("architecture") or "run"
+        name = with_balancer(scheme, _balancer(config), choices.get("balancer"))
     return re.sub(r"[^\w.+-]+", "_", str(name))
+
+
+def with_balancer(scheme: str, balancer: type | None, chosen: str | None) -> str:
+    """The name of a method in tables and folders: the scheme's, and the balancer's unless it is the plain sum.
+
+    Args:
+        scheme: what the architecture calls itself.
+        balancer: the balancer's class; None where it is not known.
+        chosen: the choice in the config group; None outside of a command, where the class gives the name.
+    """
+    own = chosen or (balancer.__name__.lower() if balancer is not None else "equal")
+    return scheme if balancer is EqualWeights or own == "equal" else f"{scheme}+{own}"
+
+
+def _balancer(config: DictConfig) -> type | None:
+    """The balancer's class; None where the config does not tell."""
+    try:
+        found = resolve_name(config.balancer._target_)
+    except (OmegaConfBaseException, ImportError, AttributeError, TypeError, ValueError):
+        return None
+    return found if isinstance(found, type) else None
 
 
 def _scheme(config: DictConfig) -> str | None:

@@ -17,17 +17,16 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from mola_lightning.balancers import EqualWeights
 from mola_lightning.cli.build import Parts, build_run
 from mola_lightning.cli.errors import command, mola_error, setup_logging
 from mola_lightning.cli.folders import CONFIG, recorded_score, run_once, trained_nothing
 from mola_lightning.cli.hints import locate
-from mola_lightning.cli.naming import config_key
+from mola_lightning.cli.naming import config_key, with_balancer
 from mola_lightning.cli.progress import sweep_report
 from mola_lightning.cli.resume import identity, restore_finished, starting_point
 from mola_lightning.core import RunFolderError
 from mola_lightning.core.files import atomic_write
-from mola_lightning.training import MultiTaskModule, summary
+from mola_lightning.training import summary
 from mola_lightning.training.callbacks import ResumableCheckpoint, StepTimer, TestRecords
 from mola_lightning.training.checkpoints import load_checkpoint
 from mola_lightning.training.parameters import count_multiply_adds, count_parameters
@@ -73,7 +72,8 @@ def train(
     parts.journal.finalize("success")
     chosen = choices or {}
     found = {
-        "method": cfg.method or _method(parts.module, chosen.get("balancer")),
+        "method": cfg.method
+        or with_balancer(parts.module.architecture.method, type(parts.module.balancer), chosen.get("balancer")),
         "config_key": config_key(cfg),
         "overrides": list(overrides),
         "debug": chosen.get("debug"),
@@ -149,13 +149,6 @@ def _summarise(
             "device": str(parts.trainer.strategy.root_device),
         },
     )
-
-
-def _method(module: MultiTaskModule, balancer: str | None) -> str:
-    """The architecture's name, and the balancer's unless it is the plain sum: what tables may pool over seeds."""
-    if type(module.balancer) is EqualWeights:
-        return module.architecture.method
-    return f"{module.architecture.method}+{balancer or type(module.balancer).__name__.lower()}"
 
 
 def _check_writable(folder: Path) -> None:

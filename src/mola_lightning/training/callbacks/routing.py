@@ -73,7 +73,8 @@ class RoutingMonitor(Callback):
             for e in range(mean.shape[1])
             if np.isfinite(mean[t, e])
         }
-        pl_module.log_dict({name: float(value) for name, value in values.items()})
+        # Of all processes already; said so that Lightning does not warn.
+        pl_module.log_dict({name: float(value) for name, value in values.items()}, sync_dist=True)
         if self.log_figures and trainer.is_global_zero:
             log_figure(
                 trainer.loggers,
