@@ -26,8 +26,8 @@ install: $(STAMP) ## make .venv: the packages of requirements.lock, by hash, and
 $(STAMP): requirements.lock pyproject.toml setup.py
 	@PYTHON='$(PYTHON)' sh tools/install.sh
 
-test: $(STAMP) ## run all tests, on two processes (below ten minutes)
-	@echo "running all tests on two processes"
+test: $(STAMP) ## run the tests on two processes (13 minutes on slow cores); the long ones: make soak
+	@echo "running the tests on two processes; the long ones are left to make soak"
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 $(BY_FILE) --durations=10 -m "not soak" $(ARGS)
 
 soak: $(STAMP) ## kill and preempt many runs, and see that they end as undisturbed ones; sweeps, searches, cluster jobs (a quarter of an hour)
