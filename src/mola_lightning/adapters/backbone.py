@@ -132,9 +132,10 @@ class AdaptedBackbone(nn.Module):
                 "off and give AdaptedBackbone(checkpoint_modules=[r'^layer\\d$']) the blocks to checkpoint"
             )
         routing = self._as_routing(routing, inputs.shape[0])
-        ids, counts = routing.expert_ids, routing.expert_counts
-        if ids is not None and counts is not None and not torch.compiler.is_compiling():
-            return self._run_grouped(part, inputs, ids, counts)
+        if not torch.compiler.is_compiling():  # first: a graph must not depend on the counts
+            ids, counts = routing.expert_ids, routing.expert_counts
+            if ids is not None and counts is not None:
+                return self._run_grouped(part, inputs, ids, counts)
         with self.scope.bind(Mixing(self.num_experts, routing.mixing, routing.expert_ids)):
             return part(inputs)
 

@@ -81,6 +81,10 @@ class AdaptedLayer(nn.Module, ABC):
     def run_rows(self, x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
         """Each row's product with its own weight: weights (B, *weight.shape)."""
 
+    def unfold(self, x: Tensor) -> Tensor:
+        """(B, I*kh*kw, positions): what a kernel larger than one pixel reads at each output position."""
+        raise TypeError(f"{type(self).__name__} reads one position at a time")
+
     @abstractmethod
     def run_up(self, codes: Tensor, up: Tensor) -> Tensor:
         """A pointwise product: codes with M channels, up (O, M) -> O channels."""

@@ -64,6 +64,15 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
         y = y.reshape(rows, self.out_channels, *y.shape[2:])
         return y if bias is None else y + bias.to(y.dtype)[:, None, None]
 
+    def unfold(self, x: Tensor) -> Tensor:
+        """(B, I*kh*kw, positions): what the kernel reads at each output position."""
+        padding: int | tuple[int, ...] = 0
+        if self._run_padding == "same":
+            x = F.pad(x, self._reversed_padding_repeated_twice)
+        elif self._run_padding != "valid":
+            padding = self._run_padding
+        return F.unfold(x, self.kernel_size, self.dilation, padding, self.stride)
+
     def run_up(self, codes: Tensor, up: Tensor) -> Tensor:
         """1 x 1 convolution."""
         return F.conv2d(codes, up[:, :, None, None])

@@ -2,11 +2,38 @@
 
 from dataclasses import dataclass
 
-# In multiply-adds, fitted on a CPU to the plans of each layer shape timed one by one (`make bench ARGS=--layers`):
-CALL = 2_000_000  # one more call of a convolution
-TOUCH = 32  # to write, read and back-propagate one number of a materialised delta
-TOUCH_ROWS = 160  # the same for one number of a row's own kernel
-STREAM = 50  # to write or read, and back-propagate, one number of an activation
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What counts like multiply-adds on a kind of device; fitted to the plans of each layer shape timed one by one
+    (``make bench ARGS=--layers``).
+
+    Attributes:
+        call: one more call of a convolution.
+        touch: to write, read and back-propagate one number of a materialised delta.
+        touch_rows: the same for one number of a row's own kernel.
+        stream: to write or read, and back-propagate, one number of an activation.
+        unfold: to copy one number of an input into the patches that a kernel reads, and to add its gradient back.
+    """
+
+    call: float
+    touch: float
+    touch_rows: float
+    stream: float
+    unfold: float
+
+
+PRICES = {
+    "cpu": Prices(call=8_000_000, touch=14, touch_rows=90, stream=44, unfold=70),
+    "cuda": Prices(call=2_000_000_000, touch=1500, touch_rows=1500, stream=170, unfold=1000),
+}
+
+
+def prices_of(weight: Tensor) -> Prices:
+    """Those of the device that holds a layer's weight; the CPU's where none were fitted."""
+    return PRICES.get(weight.device.type, PRICES["cpu"])
 
 
 @dataclass(frozen=True)

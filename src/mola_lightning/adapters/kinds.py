@@ -40,8 +40,16 @@ class Parametrisation(ABC):
         """M, the number of codes per expert between ``down`` and ``up``."""
         raise TypeError(f"{type(self).__name__} has no low-rank factors")
 
+    def blocks(self, layer: "AdaptedLayer") -> int:
+        """N, in how many equal blocks of the flat kernel (I*kh*kw) the first factor is used."""
+        return 1
+
+    def factor(self, layer: "AdaptedLayer") -> Tensor:
+        """(E, M / N, I*kh*kw / N): the first factor of one block."""
+        raise TypeError(f"{type(self).__name__} has no low-rank factors")
+
     def down(self, layer: "AdaptedLayer", experts: Sequence[int] | None = None) -> Tensor:
-        """(len(experts), M, *weight.shape[1:]), the first factor as filters."""
+        """(len(experts), M, *weight.shape[1:]), the first factor as filters; those of a block follow each other."""
         raise TypeError(f"{type(self).__name__} has no low-rank factors")
 
     def up(self, layer: "AdaptedLayer", experts: Sequence[int] | None = None) -> Tensor:
@@ -90,6 +98,12 @@ class Reshaped(Parametrisation):
     def width(self, layer: "AdaptedLayer") -> int:
         return layer.kernel[0] ** 2 * layer.rank
 
+    def blocks(self, layer: "AdaptedLayer") -> int:
+        return layer.kernel[0]
+
+    def factor(self, layer: "AdaptedLayer") -> Tensor:
+        return layer.lora_A
+
     def down(self, layer: "AdaptedLayer", experts: Sequence[int] | None = None) -> Tensor:
         a, kh = _pick(layer.lora_A, experts), layer.kernel[0]
         if kh > 1:  # by padding: its backward is a slice
@@ -122,6 +136,9 @@ class Factorised(Parametrisation):
 
     def width(self, layer: "AdaptedLayer") -> int:
         return layer.rank
+
+    def factor(self, layer: "AdaptedLayer") -> Tensor:
+        return layer.lora_A.flatten(2)
 
     def down(self, layer: "AdaptedLayer", experts: Sequence[int] | None = None) -> Tensor:
         return _pick(layer.lora_A, experts)

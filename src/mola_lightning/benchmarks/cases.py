@@ -1,6 +1,6 @@
 """What is measured: a backbone, a batch, and the experts in it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -9,6 +9,8 @@ from mola_lightning.core import Batch, Task, TaskRows
 CLASSES = 10
 BLOCK_CONVS = r"^layer\d\..*conv\d$"
 LATE_BLOCK_CONVS = r"^layer[234]\..*conv\d$"
+BLOCK_LINEARS = r"^blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc\d)$"
+PLACES = {BLOCK_CONVS: "all stages", LATE_BLOCK_CONVS: "stages 2-4", BLOCK_LINEARS: "all blocks' linear layers"}
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Case:
         target: pattern of the layers with experts.
         methods: names in ``METHODS``.
         rounds: how often each method is timed.
+        single_input: whether each image has a target for every task, instead of one task.
+        by_default: whether it is measured when no case is asked for.
     """
 
     name: str
@@ -36,13 +40,15 @@ class Case:
     target: str
     methods: tuple[str, ...]
     rounds: int
+    single_input: bool = False
+    by_default: bool = True
 
     @property
     def title(self) -> str:
         """The settings in a line."""
-        stages = "stages 2-4" if self.target == LATE_BLOCK_CONVS else "all stages"
         network = f"{self.backbone}, {self.size} px, batch {self.rows}"
-        return f"({self.name}) {network}, E={self.experts}, r={self.rank}, {stages}"
+        inputs = ", single-input" if self.single_input else ""
+        return f"({self.name}) {network}, E={self.experts}, r={self.rank}, {PLACES[self.target]}{inputs}"
 
     def tasks(self) -> list[Task]:
         """One classification task for each expert."""
@@ -53,7 +59,11 @@ class Case:
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(self.rows, 3, self.size, self.size, generator=generator)
         order = torch.randperm(self.rows, generator=generator)
-        rows = TaskRows.from_task_ids(order % self.experts, [task.name for task in self.tasks()])
+        names = [task.name for task in self.tasks()]
+        if self.single_input:
+            rows = TaskRows.all_rows(self.rows, names)
+        else:
+            rows = TaskRows.from_task_ids(order % self.experts, names)
         labels = {name: torch.randint(CLASSES, (n,), generator=generator) for name, n in rows.counts.items()}
         return Batch(images, labels, rows)
 
@@ -67,5 +77,19 @@ CASES: dict[str, Case] = {
         Case("b", "resnet50", 224, 16, 4, 4, LATE_BLOCK_CONVS, OURS, rounds=3),
         Case("c", "resnet18", 32, 32, 9, 4, BLOCK_CONVS, OURS, rounds=15),
         Case("d", "resnet18", 32, 16, 4, 4, BLOCK_CONVS, (*OURS, "loop", "kernels", "stacked"), rounds=9),
+        Case("e", "vit_tiny_patch16_224", 224, 16, 4, 4, BLOCK_LINEARS, OURS, rounds=7),
+        Case("f", "resnet18", 64, 16, 3, 4, LATE_BLOCK_CONVS, OURS, rounds=9, single_input=True),
+        Case("g", "resnet50", 224, 256, 4, 4, LATE_BLOCK_CONVS, OURS, rounds=15, by_default=False),  # for a GPU
     )
 }
+
+SCALES = {
+    "experts": (1, 2, 4, 8, 16, 32),
+    "rank": (1, 4, 16, 64),
+    "rows": (1, 4, 16, 64),
+}
+
+
+def scaled(case: Case, what: str) -> list[Case]:
+    """The case with other numbers of ``experts`` (and tasks), of another ``rank``, or of more ``rows`` in a batch."""
+    return [replace(case, **{what: value}) for value in SCALES[what]]  # type: ignore[arg-type]

@@ -10,8 +10,9 @@ from mola_lightning.adapters import AdaptedBackbone, AdaptedLayer, Mixing
 from mola_lightning.adapters.plans import candidates, choose
 from mola_lightning.backbones import create_backbone
 from mola_lightning.benchmarks.cases import Case
-from mola_lightning.benchmarks.measure import CLOCKS, check_clock
+from mola_lightning.benchmarks.measure import CLOCKS, Speed, check_clock
 from mola_lightning.core.errors import positive_int
+from mola_lightning.training.fast import lay_out_channels_last
 
 Clock = Callable[[], float]
 
@@ -50,7 +51,12 @@ class LayerTiming:
 
 
 def time_layers(
-    case: Case, *, rounds: int, device: torch.device | str = "cpu", clock: str = "wall"
+    case: Case,
+    *,
+    rounds: int,
+    device: torch.device | str = "cpu",
+    clock: str = "wall",
+    speed: Speed = Speed(),  # noqa: B008 - frozen
 ) -> list[LayerTiming]:
     """Forward and backward of every plan for every shape of layer of a case, in turn with the plain layer.
 
@@ -59,6 +65,7 @@ def time_layers(
         rounds: how often each plan is timed, 1 or more.
         device: where it runs.
         clock: ``wall``, or ``cpu`` for processor time on one thread.
+        speed: precision and layout; layers by themselves are not compiled.
 
     Raises:
         ConfigError: for no rounds, or an unknown clock.
@@ -68,6 +75,8 @@ def time_layers(
     backbone = AdaptedBackbone(
         create_backbone(case.backbone), case.experts, case.rank, target_modules=[case.target]
     ).to(device)
+    if speed.channels_last:
+        lay_out_channels_last(backbone)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randperm(case.rows, generator=generator).remainder(case.experts).sort().values
     sizes = tuple(torch.bincount(ids, minlength=case.experts).tolist())
@@ -78,8 +87,12 @@ def time_layers(
     )
     timings = []
     for (path, layer, shape), count in _shapes(backbone, case).items():
-        x = torch.randn(shape, generator=generator).to(device).requires_grad_()
-        timings += [_time_layer(path, layer, x, mixing, count, rounds, CLOCKS[clock]) for mixing in mixings]
+        x = torch.randn(shape, generator=generator).to(device, torch.bfloat16 if speed.bf16 else torch.float32)
+        if speed.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        x.requires_grad_()
+        with speed.autocast(torch.device(device)):
+            timings += [_time_layer(path, layer, x, mixing, count, rounds, CLOCKS[clock]) for mixing in mixings]
     return timings
 
 

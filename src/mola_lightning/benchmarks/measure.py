@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -22,10 +22,38 @@ from mola_lightning.benchmarks.methods import METHODS, build_module
 from mola_lightning.core import Batch, ConfigError
 from mola_lightning.core.errors import one_of, positive_int
 from mola_lightning.training import MultiTaskModule
+from mola_lightning.training.fast import compile_networks, lay_out_channels_last
 
 SLOW_ROUNDS = 3
+WARM_UP = {"cpu": 0, "cuda": 3}  # steps beside the two that measure something: kernels are chosen and compiled in them
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 SILENT = "99"  # above every level that the profiler's library knows
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How a step is run, besides by what plans.
+
+    Args:
+        bf16: forward passes in mixed precision.
+        channels_last: convolutions laid out with channels last.
+        compiled: backbone and router by ``torch.compile``.
+    """
+
+    bf16: bool = False
+    channels_last: bool = False
+    compiled: bool = False
+
+    def apply(self, module: MultiTaskModule) -> None:
+        """Change a module's networks as asked."""
+        if self.channels_last:
+            lay_out_channels_last(module)
+        if self.compiled:
+            compile_networks(module)
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """For the forward pass."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16)
 
 
 class TimedStep:
@@ -36,16 +64,27 @@ class TimedStep:
         batch: what it is trained on.
         device: where it runs.
         clock: ``wall``, or ``cpu`` for the processor time of this process.
+        speed: precision, layout, compiler.
     """
 
-    def __init__(self, module: MultiTaskModule, batch: Batch, device: torch.device, clock: str = "wall") -> None:
-        self.module, self.device, self.clock = module.to(device), device, CLOCKS[clock]
+    def __init__(
+        self,
+        module: MultiTaskModule,
+        batch: Batch,
+        device: torch.device,
+        clock: str = "wall",
+        speed: Speed = Speed(),
+    ) -> None:
+        self.module, self.device, self.clock, self.speed = module.to(device), device, CLOCKS[clock], speed
+        speed.apply(module)
         self.batch = batch.to(device)
         self.optimizer = module.configure_optimizers()["optimizer"]
 
     def __call__(self) -> None:
         """One step, its gradients released at the end."""
-        self.module.training_step(self.batch, 0).backward()
+        with self.speed.autocast(self.device):
+            loss = self.module.training_step(self.batch, 0)
+        loss.backward()
         self.module.optimizer_step(0, 0, self.optimizer, None)  # some balancers run the network once more after it
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -59,7 +98,8 @@ class TimedStep:
 
     def multiply_adds(self) -> int:
         """Counted during one step, forward and backward."""
-        with MultiplyAdds() as counted:
+        stance = "force_eager" if self.speed.compiled else "default"  # compiled code shows no operations
+        with torch.compiler.set_stance(stance), MultiplyAdds() as counted:
             self()
         return counted.total
 
@@ -149,6 +189,7 @@ def measure_case(
     plan: str = "auto",
     device: torch.device | str = "cpu",
     clock: str = "wall",
+    speed: Speed = Speed(),
 ) -> dict[str, Measurement]:
     """All methods of a case, timed in turn: A B C A B C ...
 
@@ -161,6 +202,7 @@ def measure_case(
         device: where it runs.
         clock: ``wall``, or ``cpu`` for processor time, which other programs on the machine change less; it means
             something on one thread only.
+        speed: precision, layout, compiler.
 
     Returns:
         Name of the method -> what it took, the plain backbone first.
@@ -176,16 +218,18 @@ def measure_case(
     found: dict[str, Measurement] = {}
     steps: dict[str, TimedStep] = {}
     for name in names:
-        step = steps[name] = TimedStep(build_module(name, case, plan), case.batch(), torch.device(device), clock)
+        step = steps[name] = TimedStep(build_module(name, case, plan), case.batch(), torch.device(device), clock, speed)
         found[name] = untimed(step)
-        found[name].plans = chosen_plans(step) if METHODS[name].by_plans else {}
+        found[name].plans = chosen_plans(step) if METHODS[name].by_plans and not speed.compiled else {}
     take_turns(steps, found, rounds, slow=[name for name in names if METHODS[name].slow])
     return found
 
 
 def untimed(step: TimedStep) -> Measurement:
-    """What needs no clock, of the first two steps, which also warm up: the first makes the optimiser's state."""
+    """What needs no clock, of the first steps, which also warm up: the first makes the optimiser's state."""
     counted = step.multiply_adds()
+    for _ in range(WARM_UP[step.device.type]):
+        step()
     return Measurement([], step.peak_bytes(), counted, {})
 
 

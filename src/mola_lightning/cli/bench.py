@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 
 from mola_lightning.adapters import PLAN_NAMES
-from mola_lightning.benchmarks.cases import CASES, OURS, Case
+from mola_lightning.benchmarks.cases import CASES, OURS, SCALES, Case, scaled
 from mola_lightning.benchmarks.layers import time_layers
-from mola_lightning.benchmarks.measure import measure_case
+from mola_lightning.benchmarks.measure import Speed, measure_case
 from mola_lightning.benchmarks.tables import case_data, case_table, layers_table, plans_table
 from mola_lightning.cli.errors import show_error
 from mola_lightning.cli.machine import (
@@ -55,7 +55,9 @@ def bench(arguments: argparse.Namespace, console: Console) -> None:
         "median over rounds in which the methods take turns."
     )
     report: dict[str, Any] = {"machine": facts, "plan": arguments.plan, "clock": arguments.clock, "cases": {}}
-    shared = {"device": device, "clock": arguments.clock}
+    shared: dict[str, Any] = {"device": device, "clock": arguments.clock}
+    shared["speed"] = Speed(arguments.precision == "bf16", arguments.channels_last, arguments.compile)
+    report["speed"] = asdict(shared["speed"])
     for case in _cases(arguments):
         with console.status(case.title):
             if arguments.layers:
@@ -69,19 +71,24 @@ def bench(arguments: argparse.Namespace, console: Console) -> None:
         console.print(case_table(case, found))
         if arguments.plans:
             console.print(plans_table(case, found))
-        report["cases"][case.name] = case_data(case, found)
+        report["cases"][_key(case, arguments)] = case_data(case, found)
     write_report(arguments.json, report, console)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
     shown = "; ".join(case.title for case in CASES.values())
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help=f"default: all. {shown}")
+    usual = [name for name, case in CASES.items() if case.by_default]
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=usual, help=f"default: all but g. {shown}")
+    parser.add_argument("--scale", choices=SCALES, help="each case with other numbers of experts, ranks, or rows")
     parser.add_argument("--repeats", type=int, metavar="N", help="rounds of timing (default: as many as a case needs)")
     parser.add_argument("--plan", choices=PLAN_NAMES, default="auto", help="run layers by this family of plans")
     parser.add_argument("--plans", action="store_true", help="also show the plan of each layer")
     parser.add_argument("--layers", action="store_true", help="time every plan of each kind of layer instead")
     parser.add_argument("--quick", action="store_true", help=f"case {QUICK_CASE}, {QUICK_ROUNDS} rounds: does it run?")
+    parser.add_argument("--precision", choices=("32", "bf16"), default="32", help="bf16: mixed precision")
+    parser.add_argument("--channels-last", action="store_true", help="convolutions laid out with channels last (CUDA)")
+    parser.add_argument("--compile", action="store_true", help="backbones and routers by torch.compile")
     add_machine_options(parser)
     return parser
 
@@ -90,7 +97,14 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
     if arguments.quick:
         rounds = QUICK_ROUNDS if arguments.repeats is None else arguments.repeats
         return [replace(CASES[QUICK_CASE], methods=OURS, rounds=rounds)]
-    return [CASES[name] for name in arguments.cases]
+    cases = [CASES[name] for name in arguments.cases]
+    if arguments.scale is None:
+        return cases
+    return [replace(other, methods=OURS) for case in cases for other in scaled(case, arguments.scale)]
+
+
+def _key(case: Case, arguments: argparse.Namespace) -> str:
+    return case.name if arguments.scale is None else f"{case.name} {arguments.scale}={getattr(case, arguments.scale)}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Callbacks of a training run."""
 
 from mola_lightning.training.callbacks.conflict import ConflictMonitor
+from mola_lightning.training.callbacks.fast import FastNetwork
 from mola_lightning.training.callbacks.progress import Progress
 from mola_lightning.training.callbacks.pruning import RunPruned, TrialPruning
 from mola_lightning.training.callbacks.records import TestRecords
@@ -10,6 +11,7 @@ from mola_lightning.training.callbacks.step_timer import StepTimer
 
 __all__ = [
     "ConflictMonitor",
+    "FastNetwork",
     "Progress",
     "ResumableCheckpoint",
     "RoutingMonitor",

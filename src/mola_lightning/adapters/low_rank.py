@@ -1,0 +1,149 @@
+"""Plans that run the experts by their two factors, beside the base layer."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mola_lightning.adapters.costs import PlanCost, prices_of
+from mola_lightning.adapters.plan import Plan, factors_apply, sizes
+from mola_lightning.adapters.scope import Mixing
+
+if TYPE_CHECKING:
+    from mola_lightning.adapters.base import AdaptedLayer
+
+
+class LowRankSoft(Plan):
+    """Codes of all experts, scaled by the mixing weights, and one pointwise product.
+
+    The base product stays apart from the codes: fused in one convolution the base weight is copied, which was slower in
+    every case measured on CPU but one.
+    """
+
+    family = "low_rank"
+
+    def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
+        return not mixing.hard and factors_apply(layer)
+
+    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
+        o, ik, m = sizes(layer)
+        codes = layer.num_experts * m
+        return PlanCost(codes * (ik + o) + prices_of(layer.weight).stream * (o + 2 * codes))
+
+    def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
+        y = layer.run(x, layer.weight, layer.bias)
+        down, up = layer.kind.down(layer), layer.kind.up(layer)
+        codes = layer.run(x, down.flatten(0, 1))
+        weights = mixing.dense_weights(codes).repeat_interleave(down.shape[1], 1)
+        codes = layer.scale(codes, weights)
+        return y.add_(layer.run_up(codes, up.transpose(0, 1).flatten(1)))  # no backward reads y: no copy
+
+
+class LowRankHard(Plan):
+    """Each row's own factors gathered; a kernel wider than one pixel makes all codes in one call and picks its own."""
+
+    family = "low_rank"
+
+    def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
+        return mixing.hard and factors_apply(layer)
+
+    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
+        o, ik, m = sizes(layer)
+        made = 1 if layer.pointwise else layer.num_experts
+        picked = 0 if layer.pointwise else m
+        return PlanCost(m * (ik * made + o) + prices_of(layer.weight).stream * (o + m * made + picked))
+
+    def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
+        y = layer.run(x, layer.weight, layer.bias)
+        down, up, ids = layer.kind.down(layer), layer.kind.up(layer), mixing.expert_ids
+        assert ids is not None
+        if layer.pointwise:
+            codes = layer.row_codes(x, down.index_select(0, ids))
+        else:
+            every = layer.run(x, down.flatten(0, 1)).unflatten(1, down.shape[:2])
+            codes = every[torch.arange(len(ids), device=ids.device), ids]
+        return layer.add_up(y, codes, up.index_select(0, ids))  # its backward adds by row: fast
+
+
+class UnfoldedSoft(Plan):
+    """As ``LowRankSoft``, over the patches that the kernel reads (im2col), copied out once.
+
+    The blocks of the flat kernel share their factors, so there is no multiplication by the zeros that a convolution
+    with ``down`` has in all blocks but one. For small maps: patches are K times as large as the input.
+    """
+
+    family = "low_rank"
+
+    def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
+        return not mixing.hard and _unfolds(layer)
+
+    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
+        o, ik, m = sizes(layer)
+        prices, codes = prices_of(layer.weight), layer.num_experts * m
+        made = ik // layer.kind.blocks(layer)
+        return PlanCost(codes * (made + o) + prices.stream * (o + 2 * codes) + prices.unfold * ik)
+
+    def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
+        y = layer.run(x, layer.weight, layer.bias)
+        patches, factor = _patches(layer, x)
+        codes = (factor.flatten(0, 1) @ patches).unflatten(2, factor.shape[:2])  # (B, N, E, M / N, positions)
+        codes = codes * mixing.dense_weights(codes)[:, None, :, None, None]
+        up = layer.kind.up(layer).unflatten(2, (patches.shape[1], -1))
+        up = up.permute(1, 2, 0, 3).flatten(1)  # (O, N E M / N)
+        return y.add_((up @ codes.flatten(1, 3)).view_as(y))
+
+
+class UnfoldedHard(Plan):
+    """As ``UnfoldedSoft`` with each row's own factors only: no codes of other experts."""
+
+    family = "low_rank"
+
+    def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
+        return mixing.hard and _unfolds(layer)
+
+    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
+        o, ik, m = sizes(layer)
+        prices = prices_of(layer.weight)
+        return PlanCost(m * (ik // layer.kind.blocks(layer) + o) + prices.stream * (o + m) + prices.unfold * ik)
+
+    def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
+        ids = mixing.expert_ids
+        assert ids is not None
+        y = layer.run(x, layer.weight, layer.bias)
+        patches, factor = _patches(layer, x)
+        codes = factor.index_select(0, ids)[:, None] @ patches  # (B, N, M / N, positions)
+        return layer.add_up(y, codes.flatten(1, 2), layer.kind.up(layer).index_select(0, ids))
+
+
+def _unfolds(layer: "AdaptedLayer") -> bool:
+    """Not when traced: graphs for other programs keep to convolutions."""
+    return factors_apply(layer) and not layer.pointwise and not torch.compiler.is_compiling()
+
+
+def _patches(layer: "AdaptedLayer", x: Tensor) -> tuple[Tensor, Tensor]:
+    """Patches (B, N, I K / N, positions) and the factor (E, M / N, I K / N) that all N blocks share."""
+    factor = layer.kind.factor(layer)
+    return layer.unfold(x).unflatten(1, (layer.kind.blocks(layer), -1)), factor
+
+
+class LowRankGrouped(Plan):
+    """Rows sorted by expert; each group makes its own codes only: flat in E where groups are large."""
+
+    family = "low_rank"
+
+    def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
+        return mixing.group_sizes is not None and factors_apply(layer)
+
+    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
+        o, ik, m = sizes(layer)
+        prices = prices_of(layer.weight)
+        return PlanCost(m * (ik + o) + prices.stream * (2 * o + m), 2 * prices.call * len(mixing.present))
+
+    def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
+        parts = x.split(mixing.group_sizes)
+        changes = []
+        for e in mixing.present:
+            down, up = layer.kind.down(layer, [e])[0], layer.kind.up(layer, [e])[0]
+            changes.append(layer.run_up(layer.run(parts[e], down), up))
+        y = layer.run(x, layer.weight, layer.bias)
+        return y.add_(torch.cat(changes)) if changes else y
