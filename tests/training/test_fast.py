@@ -17,12 +17,16 @@ TASKS = [Task(f"task{t}", 5) for t in range(3)]
 SMALL_ROUTER = partial(ConvRouter, widths=(4, 8), blocks=1)
 
 
-def make(method: str) -> MultiTaskModule:
+def make(method: str, plan: str = "auto") -> MultiTaskModule:
     torch.manual_seed(0)
     net = create_small_resnet((4, 8), (1, 1))
     if method == "hps":
         return MultiTaskModule(TASKS, HPS(TASKS, net))
-    module = MoLAGrad(TASKS, net) if method == "mola_grad" else MoLARouter(TASKS, net, router=SMALL_ROUTER)
+    module = (
+        MoLAGrad(TASKS, net, adapter={"plan": plan})
+        if method == "mola_grad"
+        else MoLARouter(TASKS, net, router=SMALL_ROUTER)
+    )
     with torch.no_grad():
         for layer in module.architecture.backbone.adapted.values():
             layer.lora_B.normal_(std=0.1)
@@ -51,9 +55,18 @@ def _fresh_compiler() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("method", ["hps", "mola_grad", "mola_router"])
-def test_compiled_steps_give_the_same_gradients_and_one_graph_serves_every_mixture(method: str) -> None:
-    plain, compiled = make(method), make(method)
+@pytest.mark.parametrize(
+    ("method", "plan"),
+    [
+        ("hps", "auto"),
+        ("mola_grad", "auto"),
+        ("mola_grad", "merged"),
+        ("mola_grad", "low_rank"),
+        ("mola_router", "auto"),
+    ],
+)
+def test_compiled_steps_give_the_same_gradients_and_one_graph_serves_every_mixture(method: str, plan: str) -> None:
+    plain, compiled = make(method), make(method, plan)
     compile_networks(compiled, backend="aot_eager")
     for step, ids in enumerate(([0, 1, 2, 0, 1, 2], [0, 0, 0, 0, 1, 2], [2, 2, 2, 2, 2, 2], [1, 0, 1, 0, 1, 0])):
         with torch.compiler.set_stance("fail_on_recompile" if step else "default"):

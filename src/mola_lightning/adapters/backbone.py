@@ -1,7 +1,8 @@
 """A backbone with experts: the network, its adapted layers, and the mixing that runs through them."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +83,7 @@ class AdaptedBackbone(nn.Module):
                 parameter.requires_grad_(is_adapter_parameter(name))
         wrap_checkpoints(net, checkpoint_modules, self.scope)
         self.net = net
+        self._compiled: Callable[..., Tensor] | None = None
 
     @property
     def adapted(self) -> dict[str, AdaptedLayer]:
@@ -132,20 +134,38 @@ class AdaptedBackbone(nn.Module):
                 "off and give AdaptedBackbone(checkpoint_modules=[r'^layer\\d$']) the blocks to checkpoint"
             )
         routing = self._as_routing(routing, inputs.shape[0])
-        if not torch.compiler.is_compiling():  # first: a graph must not depend on the counts
-            ids, counts = routing.expert_ids, routing.expert_counts
-            if ids is not None and counts is not None:
-                return self._run_grouped(part, inputs, ids, counts)
-        with self.scope.bind(Mixing(self.num_experts, routing.mixing, routing.expert_ids)):
-            return part(inputs)
-
-    def _run_grouped(self, part: nn.Module, inputs: Tensor, expert_ids: Tensor, counts: tuple[int, ...]) -> Tensor:
-        """Sort the rows by expert once for all layers, and put the outputs back in order."""
-        order = torch.argsort(expert_ids, stable=True)
-        with self.scope.bind(Mixing(self.num_experts, expert_ids=expert_ids[order], group_sizes=counts)):
-            outputs = part(inputs[order])
+        if torch.compiler.is_compiling():  # a graph must not depend on the counts
+            return self._bound(part, inputs, routing.mixing, routing.expert_ids)
+        call = self._compiled or self._bound
+        ids, counts = routing.expert_ids, routing.expert_counts
+        if ids is None or counts is None:
+            return call(part, inputs, routing.mixing, ids)
+        order = torch.argsort(ids, stable=True)  # once for all layers; afterwards the outputs are put back in order
+        sizes = torch.tensor(counts)
+        outputs = call(part, inputs[order], None, ids[order], None if self._compiled else counts, sizes)
         back = torch.argsort(order)
         return pytree.tree_map_only(Tensor, lambda output: output[back], outputs)
+
+    def _bound(
+        self,
+        part: nn.Module,
+        inputs: Tensor,
+        weights: Tensor | None,
+        ids: Tensor | None,
+        group_sizes: tuple[int, ...] | None = None,
+        sizes: Tensor | None = None,
+    ) -> Tensor:
+        with self.scope.bind(Mixing(self.num_experts, weights, ids, group_sizes, sizes)):
+            return part(inputs)
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile the forward and backward passes, as ``torch.compile`` with these arguments; one graph for soft and
+        one for hard mixing, which serve any number of rows per expert.
+        """
+        self._compiled = torch.compile(self._bound, *args, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_compiled": None}  # compiled code is neither copied nor pickled
 
     def _as_routing(self, routing: Routing | Tensor, rows: int) -> Routing:
         if isinstance(routing, Tensor):

@@ -81,6 +81,12 @@ class AdaptedLayer(nn.Module, ABC):
     def run_rows(self, x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
         """Each row's product with its own weight: weights (B, *weight.shape)."""
 
+    @abstractmethod
+    def run_groups(self, x: Tensor, weights: Tensor, sizes: Tensor, bias: Tensor | None) -> Tensor:
+        """Products of consecutive groups of rows with a weight each: weights (G, *weight.shape), sizes (G,) int64 on
+        the host.
+        """
+
     def unfold(self, x: Tensor) -> Tensor:
         """(B, I*kh*kw, positions): what a kernel larger than one pixel reads at each output position."""
         raise TypeError(f"{type(self).__name__} reads one position at a time")
@@ -98,6 +104,10 @@ class AdaptedLayer(nn.Module, ABC):
         """Pointwise layers only: each row times its own factor down (B, M, I, ...) -> codes, as ``add_up`` takes
         them.
         """
+
+    def add_shared_up(self, y: Tensor, codes: Tensor, up: Tensor) -> Tensor:
+        """Y, which no backward pass reads, plus codes times up (O, M)."""
+        return y.add_(self.run_up(codes, up))
 
     @abstractmethod
     def add_up(self, y: Tensor, codes: Tensor, up: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mola_lightning.adapters.base import AdaptedLayer
+from mola_lightning.adapters.grouped import grouped_conv2d, grouped_linear, in_one_precision, layout
 from mola_lightning.adapters.scope import MixingScope
 
 
@@ -64,14 +65,29 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
         y = y.reshape(rows, self.out_channels, *y.shape[2:])
         return y if bias is None else y + bias.to(y.dtype)[:, None, None]
 
+    def run_groups(self, x: Tensor, weights: Tensor, sizes: Tensor, bias: Tensor | None) -> Tensor:
+        """A convolution for each group; with channels last and one pixel, a matrix product on the pixels."""
+        x, padding = self._pad_same(x)
+        x, weights = in_one_precision(x, weights)
+        single = self.pointwise and self.groups == 1 and set(self.stride) == {1} and not any(padding)
+        if single and layout(x) == torch.channels_last:
+            pixels = x.permute(0, 2, 3, 1)
+            y = grouped_linear(pixels.flatten(0, 2), weights.flatten(2), sizes * (x.shape[2] * x.shape[3]))
+            y = y.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
+        else:
+            y = grouped_conv2d(x, weights, sizes, self.stride, padding, self.dilation, self.groups)
+        return y if bias is None else y + bias.to(y.dtype)[:, None, None]
+
     def unfold(self, x: Tensor) -> Tensor:
         """(B, I*kh*kw, positions): what the kernel reads at each output position."""
-        padding: int | tuple[int, ...] = 0
+        x, padding = self._pad_same(x)
+        return F.unfold(x, self.kernel_size, self.dilation, padding, self.stride)
+
+    def _pad_same(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """X, padded where the padding is called ``same``, and the padding that is left to do."""
         if self._run_padding == "same":
             x = F.pad(x, self._reversed_padding_repeated_twice)
-        elif self._run_padding != "valid":
-            padding = self._run_padding
-        return F.unfold(x, self.kernel_size, self.dilation, padding, self.stride)
+        return x, (0, 0) if isinstance(self._run_padding, (str, int)) else self._run_padding
 
     def run_up(self, codes: Tensor, up: Tensor) -> Tensor:
         """1 x 1 convolution."""
@@ -86,12 +102,24 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
         if self._run_padding not in (0, (0, 0), "valid", "same"):
             x = F.pad(x, self._reversed_padding_repeated_twice)
         sampled = x[:, :, :: self.stride[0], :: self.stride[1]]
+        if layout(x) == torch.channels_last:
+            return torch.bmm(_pixels(sampled), down.flatten(2).transpose(1, 2)).transpose(1, 2)
         return torch.bmm(down.flatten(2), sampled.flatten(2))
 
     def add_up(self, y: Tensor, codes: Tensor, up: Tensor) -> Tensor:
         """Y (B, O, h, w) plus up times codes (B, M, h*w or h, w)."""
-        codes = codes.flatten(2)
-        return torch.baddbmm(y.flatten(2), up, codes.to(y.dtype)).view_as(y)
+        codes = codes.flatten(2).to(y.dtype)
+        if layout(y) == torch.channels_last:  # written as such, or all that follows would have to turn it around
+            pixels = torch.baddbmm(_pixels(y), codes.transpose(1, 2), up.transpose(1, 2))
+            return pixels.view(len(y), *y.shape[2:], -1).permute(0, 3, 1, 2)
+        return torch.baddbmm(y.flatten(2), up, codes).view_as(y)
+
+    def add_shared_up(self, y: Tensor, codes: Tensor, up: Tensor) -> Tensor:
+        """In one product where pixels follow each other."""
+        if y.device.type == "cpu" or layout(y) != torch.channels_last:
+            return super().add_shared_up(y, codes, up)
+        pixels = torch.addmm(_pixels(y).flatten(0, 1), _pixels(codes).flatten(0, 1).to(y.dtype), up.t())
+        return pixels.view(len(y), *y.shape[2:], -1).permute(0, 3, 1, 2)
 
     def mix(self, every: Tensor, weights: Tensor) -> Tensor:
         """(B, E, O, h, w), (B, E) -> (B, O, h, w)."""
@@ -138,6 +166,11 @@ class AdaptedConv2dSame(AdaptedConv2d):
         settings = _settings(self)
         del settings["padding_mode"]
         return settings
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, h*w, C), no copy where channels lie last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _settings(conv: nn.Conv2d) -> dict[str, object]:

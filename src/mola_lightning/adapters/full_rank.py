@@ -19,7 +19,7 @@ class Merged(Plan):
     family = "merged"
 
     def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
-        return mixing.group_sizes is not None
+        return mixing.sizes is not None
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
         o, ik, _ = sizes(layer)
@@ -32,9 +32,11 @@ class Merged(Plan):
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         if not mixing.present:  # an empty batch
             return layer.run(x, layer.weight, layer.bias)
-        merged = layer.weight + layer.kind.delta(layer, mixing.present)
-        parts = [x.split(mixing.group_sizes)[e] for e in mixing.present]
-        return torch.cat([layer.run(part, w, layer.bias) for part, w in zip(parts, merged, strict=True)])
+        present, sizes = mixing.present, mixing.sizes
+        assert sizes is not None
+        all_of_them = len(present) == layer.num_experts
+        merged = layer.weight + layer.kind.delta(layer, None if all_of_them else present)
+        return layer.run_groups(x, merged, sizes if all_of_them else sizes[present], layer.bias)
 
 
 class MergedRows(Plan):

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mola_lightning.adapters.base import AdaptedLayer
+from mola_lightning.adapters.grouped import grouped_linear, in_one_precision
 from mola_lightning.adapters.scope import MixingScope
 
 
@@ -47,6 +48,13 @@ class AdaptedLinear(AdaptedLayer, nn.Linear):
     def run_rows(self, x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
         """Batched x W_b^T + b."""
         y = torch.bmm(_tokens(x), weights.transpose(1, 2))
+        y = y if bias is None else y + bias.to(y.dtype)
+        return y.view(*x.shape[:-1], -1)
+
+    def run_groups(self, x: Tensor, weights: Tensor, sizes: Tensor, bias: Tensor | None) -> Tensor:
+        """One product for each group."""
+        tokens = _tokens(x)
+        y = grouped_linear(*in_one_precision(tokens.flatten(0, 1), weights), sizes * tokens.shape[1])
         y = y if bias is None else y + bias.to(y.dtype)
         return y.view(*x.shape[:-1], -1)
 

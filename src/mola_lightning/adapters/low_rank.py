@@ -36,7 +36,7 @@ class LowRankSoft(Plan):
         codes = layer.run(x, down.flatten(0, 1))
         weights = mixing.dense_weights(codes).repeat_interleave(down.shape[1], 1)
         codes = layer.scale(codes, weights)
-        return y.add_(layer.run_up(codes, up.transpose(0, 1).flatten(1)))  # no backward reads y: no copy
+        return layer.add_shared_up(y, codes, up.transpose(0, 1).flatten(1))
 
 
 class LowRankHard(Plan):

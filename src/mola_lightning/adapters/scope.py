@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,12 +20,18 @@ class Mixing:
         weights: (B, E); None when ``expert_ids`` says it.
         expert_ids: (B,) int64, one expert per row; None for soft mixing.
         group_sizes: rows per expert as Python ints; only when rows are sorted by expert.
+        sizes: the same as (E,) int64 on the host; alone in a compiled graph, which is the same for any numbers.
     """
 
     num_experts: int
     weights: Tensor | None = None
     expert_ids: Tensor | None = None
     group_sizes: tuple[int, ...] | None = None
+    sizes: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.sizes is None and self.group_sizes is not None:
+            self.sizes = torch.tensor(self.group_sizes)
 
     @property
     def hard(self) -> bool:
@@ -40,8 +47,10 @@ class Mixing:
 
     @property
     def present(self) -> list[int]:
-        """With ``group_sizes``: the experts that have rows."""
-        return [expert for expert, size in enumerate(self.group_sizes or ()) if size]
+        """With rows in groups: the experts that have rows; all of them where the sizes are not looked at."""
+        if self.group_sizes is None:
+            return list(range(self.num_experts))
+        return [expert for expert, size in enumerate(self.group_sizes) if size]
 
     def dense_weights(self, like: Tensor) -> Tensor:
         """(B, E) weights in the dtype of ``like``, one-hot when mixing is hard."""
@@ -65,6 +74,7 @@ class Mixing:
             None if self.weights is None else self.weights.repeat_interleave(times, 0),
             None if self.expert_ids is None else self.expert_ids.repeat_interleave(times, 0),
             None if self.group_sizes is None else tuple(size * times for size in self.group_sizes),
+            None if self.sizes is None else self.sizes * times,
         )
 
 

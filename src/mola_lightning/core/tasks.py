@@ -46,7 +46,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         The sum over rows, and n as a float scalar.
     """
     outputs = full_precision(outputs)
-    return F.cross_entropy(outputs, targets, reduction="sum"), outputs.new_tensor(float(len(targets)))
+    return F.cross_entropy(outputs, targets, reduction="sum"), outputs.new_full((), len(targets))
 
 
 def accuracy_metrics(num_outputs: int) -> MetricCollection:

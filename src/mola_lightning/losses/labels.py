@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -34,13 +35,13 @@ def squared_error(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         The sum, and n * k as a float scalar.
     """
     difference = _difference(outputs, targets)
-    return difference.square().sum(), difference.new_tensor(float(difference.numel()))
+    return difference.square().sum(), difference.new_full((), difference.numel())
 
 
 def absolute_error(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """|prediction - target|, otherwise as :func:`squared_error`."""
     difference = _difference(outputs, targets)
-    return difference.abs().sum(), difference.new_tensor(float(difference.numel()))
+    return difference.abs().sum(), difference.new_full((), difference.numel())
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ class WeightedCrossEntropy:
     def __call__(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The weighted sum over rows, and their number, of logits (n, classes) and class indices (n,)."""
         outputs = full_precision(outputs)
-        weights = outputs.new_tensor(self.weights)
+        weights = _on(outputs, self.weights)
         total = F.cross_entropy(outputs, targets, weight=weights, reduction="sum")
-        return total, outputs.new_tensor(float(len(targets)))
+        return total, outputs.new_full((), len(targets))
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,19 @@ class WeightedBinaryCrossEntropy:
 def _binary_cross_entropy(outputs: Tensor, targets: Tensor, weights: Sequence[float] | None) -> tuple[Tensor, Tensor]:
     outputs = full_precision(outputs)
     targets = row_targets(targets, outputs.shape).to(outputs.dtype)
-    weight = None if weights is None else outputs.new_tensor(weights)
+    weight = None if weights is None else _on(outputs, weights)
     total = F.binary_cross_entropy_with_logits(outputs, targets, pos_weight=weight, reduction="sum")
-    return total, outputs.new_tensor(float(outputs.numel()))
+    return total, outputs.new_full((), outputs.numel())
 
 
 def _difference(outputs: Tensor, targets: Tensor) -> Tensor:
     outputs = full_precision(outputs)
     return outputs - row_targets(targets, outputs.shape)
+
+
+def _on(outputs: Tensor, weights: Sequence[float]) -> Tensor:
+    """The weights beside the outputs; nothing waits for the device that they go to."""
+    return torch.tensor(weights, dtype=outputs.dtype).to(outputs.device, non_blocking=True)
 
 
 def _check_weights(weights: Sequence[float]) -> None:

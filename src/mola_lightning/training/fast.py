@@ -21,15 +21,16 @@ def compile_networks(module: MultiTaskModule, backend: str = "inductor") -> None
         ConfigError: for a scheme without one backbone that runs every image.
     """
     architecture = module.architecture
-    networks = [part for name, part in architecture.named_children() if name in ("backbone", "router")]
     backbone = getattr(architecture, "backbone", None)
     if not isinstance(backbone, nn.Module) or isinstance(backbone, (nn.ModuleList, nn.ModuleDict)):
         raise ConfigError(
             f"compile: {architecture.method} has no single backbone to compile; leave it false, or train hps, "
             "mola_grad or mola_router"
         )
-    for network in networks:
-        network.compile(backend=backend)
+    backbone.compile(backend=backend)
+    router = getattr(architecture, "router", None)
+    if router is not None and router.learned_logits:  # the others compute next to nothing
+        router.compile(backend=backend)
 
 
 def lay_out_channels_last(module: nn.Module) -> None:

@@ -1,0 +1,167 @@
+"""A layer with a weight for each group of rows, as one operation: the compiler sees no group sizes.
+
+The sizes come as a tensor on the host. So a compiled graph serves every mixture of tasks, nothing waits for a device,
+and matrix products write their results where they belong instead of being put together afterwards.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def groups(sizes: Tensor) -> list[tuple[int, slice]]:
+    """(group, its rows) of the groups that have rows."""
+    found, start = [], 0
+    for group, size in enumerate(sizes.tolist()):
+        if size:
+            found.append((group, slice(start, start + size)))
+        start += size
+    return found
+
+
+@torch.library.custom_op("mola_lightning::grouped_linear", mutates_args=())
+def grouped_linear(x: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
+    """X (N, I) in consecutive groups of rows, each times its own weight (E, O, I) transposed -> (N, O).
+
+    Args:
+        x: (N, I).
+        weights: (E, O, I).
+        sizes: (E,) int64 on the host, rows of each group; their sum is N.
+    """
+    y = x.new_empty(x.shape[0], weights.shape[1])
+    for group, rows in groups(sizes):
+        torch.mm(x[rows], weights[group].t(), out=y[rows])
+    return y
+
+
+@grouped_linear.register_fake
+def _(x: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], weights.shape[1])
+
+
+@torch.library.custom_op("mola_lightning::grouped_linear_backward", mutates_args=())
+def grouped_linear_backward(gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of x and of the weights."""
+    of_x, of_weights = torch.empty_like(x), torch.zeros_like(weights)
+    for group, rows in groups(sizes):
+        torch.mm(gradient[rows], weights[group], out=of_x[rows])
+        torch.mm(gradient[rows].t(), x[rows], out=of_weights[group])
+    return of_x, of_weights
+
+
+@grouped_linear_backward.register_fake
+def _(gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(weights)
+
+
+@torch.library.custom_op("mola_lightning::grouped_conv2d", mutates_args=())
+def grouped_conv2d(
+    x: Tensor,
+    weights: Tensor,
+    sizes: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    channel_groups: int,
+) -> Tensor:
+    """X (N, C, H, W) in consecutive groups of rows, each convolved with its own kernel (E, O, I, kh, kw).
+
+    Args:
+        x: (N, C, H, W).
+        weights: (E, O, I, kh, kw).
+        sizes: (E,) int64 on the host, rows of each group; their sum is N.
+        stride: of the convolution.
+        padding: of the convolution.
+        dilation: of the convolution.
+        channel_groups: of the convolution.
+    """
+    parts = [
+        F.conv2d(x[rows], weights[group], None, stride, padding, dilation, channel_groups)
+        for group, rows in groups(sizes)
+    ]
+    if not parts:
+        return F.conv2d(x, weights[0], None, stride, padding, dilation, channel_groups)
+    return torch.cat(parts).contiguous(memory_format=layout(x))
+
+
+@grouped_conv2d.register_fake
+def _(
+    x: Tensor,
+    weights: Tensor,
+    sizes: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    channel_groups: int,
+) -> Tensor:
+    y = F.conv2d(x, weights[0], None, stride, padding, dilation, channel_groups)
+    return y.new_empty(y.shape).contiguous(memory_format=layout(x))
+
+
+@torch.library.custom_op("mola_lightning::grouped_conv2d_backward", mutates_args=())
+def grouped_conv2d_backward(
+    gradient: Tensor,
+    x: Tensor,
+    weights: Tensor,
+    sizes: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    channel_groups: int,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and of the weights."""
+    of_weights, of_rows = torch.zeros_like(weights), []
+    settings = (None, stride, padding, dilation, False, [0, 0], channel_groups, [True, True, False])
+    for group, rows in groups(sizes):
+        of_x, of_weight, _ = torch.ops.aten.convolution_backward(gradient[rows], x[rows], weights[group], *settings)
+        of_rows.append(of_x)
+        of_weights[group] = of_weight
+    found = torch.cat(of_rows) if of_rows else torch.zeros_like(x)
+    return found.contiguous(memory_format=layout(x)), of_weights
+
+
+@grouped_conv2d_backward.register_fake
+def _(gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor, *settings: object) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape).contiguous(memory_format=layout(x)), torch.empty_like(weights)
+
+
+def _keep_linear(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _linear_gradients(ctx: Any, gradient: Tensor) -> tuple:
+    return *grouped_linear_backward(gradient.contiguous(), *ctx.saved_tensors), None
+
+
+grouped_linear.register_autograd(_linear_gradients, setup_context=_keep_linear)
+
+
+def _keep_conv2d(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, weights, sizes, *ctx.settings = inputs
+    ctx.save_for_backward(x, weights, sizes)
+
+
+def _conv2d_gradients(ctx: Any, gradient: Tensor) -> tuple:
+    x, weights, sizes = ctx.saved_tensors
+    gradient = gradient.contiguous(memory_format=layout(x))
+    return *grouped_conv2d_backward(gradient, x, weights, sizes, *ctx.settings), None, None, None, None, None
+
+
+grouped_conv2d.register_autograd(_conv2d_gradients, setup_context=_keep_conv2d)
+
+
+def layout(x: Tensor) -> torch.memory_format:
+    """Channels last where x has its channels last, and not only as one may read it."""
+    last = x.shape[1] > 1 and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def in_one_precision(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """As automatic mixed precision casts the arguments of a product, which it does not do for operations of our own."""
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        return x.to(dtype), weights.to(dtype)
+    return x, weights
