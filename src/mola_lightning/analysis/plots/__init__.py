@@ -2,6 +2,7 @@
 
 from matplotlib.figure import Figure
 
+from mola_lightning.analysis.plots.ablation import ablation_curves
 from mola_lightning.analysis.plots.bars import comparison_bars
 from mola_lightning.analysis.plots.conflict import conflict_by_stage, conflict_curves, has_conflict
 from mola_lightning.analysis.plots.costs import comparison_costs
@@ -23,6 +24,7 @@ from mola_lightning.analysis.plots.style import save
 __all__ = [
     "Cloud",
     "Figure",
+    "ablation_curves",
     "Scale",
     "comparison_bars",
     "comparison_costs",
