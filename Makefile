@@ -15,7 +15,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME
 
-.PHONY: help install test soak check demo bench bench-architectures bench-data lock clean
+.PHONY: help install test soak check demo docs bench bench-architectures bench-data lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,9 @@ check: $(STAMP) ## format, lint and type check, then the fast tests
 
 demo: $(STAMP) ## train and compare on the digits benchmark: the shortest way to see what this is for
 	@$(PY) -m mola_lightning.cli.demo $(ARGS)
+
+docs: $(STAMP) ## build the documentation site into build/site; a link that leads nowhere is an error
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet $(ARGS) && echo "build/site/index.html"
 
 bench: $(STAMP) ## measure speed and memory on this machine
 	@OMP_WAIT_POLICY=passive $(PY) -m mola_lightning.cli.bench $(ARGS)
