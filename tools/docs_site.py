@@ -209,7 +209,7 @@ def _on_site(path: str, anchor: str) -> tuple[str, str] | None:
         return page, _anchor(*(part for part in (group, name) if part))
     if path.startswith("src/mola_lightning/"):
         package = posixpath.dirname(path.removeprefix("src/mola_lightning/")).replace("/", ".")
-        return (f"reference/{package}.md", "") if package in _public() else None
+        return (f"reference/{package or 'index'}.md", "") if package in {"", *_public()} else None
     return None if (ROOT / path).exists() else (path, anchor)  # what is nowhere mkdocs complains of
 
 
