@@ -18,12 +18,23 @@ Writer: TypeAlias = Callable[[float, float], tuple[str, str]]  # (mean, std), sc
 
 @dataclass(frozen=True)
 class Cells:
-    """A comparison as text: ``rows[i][j]`` under ``header[j]``; ``best`` holds the (i, j) to print in bold."""
+    """A comparison as text: ``rows[i][j]`` under ``header[j]``.
+
+    Attributes:
+        header: titles of the columns; the first is the method's.
+        rows: the texts.
+        best: the (i, j) to print in bold.
+        caption: how the numbers were made.
+        values: ``values[i][j]``, unscaled, is what ``rows[i][j + 1]`` says.
+        upwards: for each column of ``values`` whether larger is better; None when nobody said.
+    """
 
     header: list[str]
     rows: list[list[str]]
     best: set[tuple[int, int]]
     caption: str
+    values: list[list[float]]
+    upwards: list[bool | None]
 
 
 def to_cells(df: pd.DataFrame) -> Cells:
@@ -37,8 +48,10 @@ def to_cells(df: pd.DataFrame) -> Cells:
     names = [name for name in dict.fromkeys(df.columns.get_level_values(0)) if name in {*known, versus}]
     seeds = df.drop(columns=versus, level=0, errors="ignore").xs("n", axis=1, level=1).max(axis=1)
     header, columns, best = ["method"], [list(map(str, df.index))], set()
+    values: list[pd.Series] = []
     for name in names:
-        title, scale, write = _style(df, name)
+        title, scale, write = column_style(df, name)
+        values.append(df[(name, "mean")])
         header.append(title)
         cells = zip(df[(name, "mean")] * scale, df[(name, "std")] * scale, df[(name, "n")], seeds, strict=True)
         columns.append([_cell(*cell, write) for cell in cells])
@@ -48,12 +61,16 @@ def to_cells(df: pd.DataFrame) -> Cells:
             ends = zip(df[(name, "ci_low")] * scale, df[(name, "ci_high")] * scale, strict=True)
             columns.append([MISSING if math.isnan(low) else _interval(low, high, write) for low, high in ends])
             columns.append([_p_value(p) for p in df[(name, "p_holm")]])
+            values += [df[(name, "ci_low")], df[(name, "p_holm")]]
     if len(set(seeds)) > 1:
         header.append("seeds")
         columns.append([str(int(n)) for n in seeds])
+        values.append(seeds)
     rows = [list(row) for row in zip(*columns, strict=True)]
     percent = any(in_percent(df, name) for name in score_columns(df))
-    return Cells(header, rows, best, caption(df, names, seeds, percent))
+    numbers = [list(map(float, row)) for row in zip(*values, strict=True)]
+    directions = [upwards(df, str(column.name[0])) if isinstance(column.name, tuple) else None for column in values]
+    return Cells(header, rows, best, caption(df, names, seeds, percent), numbers, directions)
 
 
 def score_columns(df: pd.DataFrame) -> list[str]:
@@ -68,8 +85,8 @@ def in_percent(df: pd.DataFrame, name: str) -> bool:
     return upwards(df, name) is True and bool(((values >= 0) & (values <= 1)).all())
 
 
-def _style(df: pd.DataFrame, name: str) -> tuple[str, float, Writer]:
-    """Title, factor and number format of a column."""
+def column_style(df: pd.DataFrame, name: str) -> tuple[str, float, Writer]:
+    """Title, factor and number format of a comparison's column."""
     baseline, metrics = df.attrs.get("baseline"), df.attrs["metrics"]
     fixed: dict[str, tuple[str, float, Writer]] = {
         "rank": ("rank", 1.0, partial(_decimals, digits=2)),

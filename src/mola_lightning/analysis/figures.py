@@ -12,16 +12,21 @@ from mola_lightning.analysis.runs import Run
 
 
 def draw_comparison(df: pd.DataFrame, scores: pd.DataFrame, runs: Sequence[Run], folder: Path | str) -> list[Path]:
-    """Draw ``comparison_<data>``, ``costs_<data>`` of three methods or more, and ``routing_<data>`` if any routes.
+    """Write the figures of :func:`comparison_figures` into a folder, which is created if missing.
+
+    Returns:
+        The PNG files written; an SVG lies beside each.
+    """
+    return [plots.save(figure, Path(folder) / name) for name, figure in comparison_figures(df, scores, runs).items()]
+
+
+def comparison_figures(df: pd.DataFrame, scores: pd.DataFrame, runs: Sequence[Run]) -> dict[str, plots.Figure]:
+    """``comparison_<data>``, ``costs_<data>`` of three methods or more, and ``routing_<data>`` if any routes.
 
     Args:
         df: the comparison; its rows are what is drawn, in their order.
         scores: the table of :func:`mola_lightning.analysis.scores` of the same runs.
         runs: those runs. Mixing weights are of the first seed of each method that routes.
-        folder: created if missing.
-
-    Returns:
-        The PNG files written; an SVG lies beside each.
     """
     data = df.attrs["data"]
     bars = plots.comparison_bars if len(df) <= MOST else plots.comparison_dots
@@ -31,7 +36,7 @@ def draw_comparison(df: pd.DataFrame, scores: pd.DataFrame, runs: Sequence[Run],
         figures[f"costs_{data}"] = plots.comparison_costs(df, scores)
     for i, (tasks, panels) in enumerate(_routing(list(df.index), runs).items()):
         figures[f"routing_{data}" + (f"_{i + 1}" if i else "")] = plots.routing_panels(panels, tasks)
-    return [plots.save(figure, Path(folder) / name) for name, figure in figures.items()]
+    return figures
 
 
 def _routing(methods: Sequence[str], runs: Sequence[Run]) -> dict[tuple[str, ...], list[tuple[str, Any]]]:

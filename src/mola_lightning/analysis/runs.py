@@ -15,6 +15,7 @@ from mola_lightning.core.errors import RunFolderError
 
 SUMMARY = "summary.json"
 CONFIG = "config.yaml"
+ERROR = "error.txt"
 REQUIRED = {"method": str, "data": str, "seed": int, "tasks": list, "monitor": dict, "test": dict}
 
 
@@ -24,13 +25,14 @@ class Run:
 
     Attributes:
         folder: where it lies.
-        state: ``done``; ``unfinished`` (no summary yet, or one that says so); ``broken`` (its summary cannot be read).
+        state: ``done``; ``failed`` (its reason is in error.txt); ``unfinished`` (no summary yet, or one that says so);
+            ``broken`` (its summary cannot be read).
         summary: the content of its summary.json, empty unless ``done``.
         problem: why it cannot be compared, empty when ``done``.
     """
 
     folder: Path
-    state: Literal["done", "unfinished", "broken"]
+    state: Literal["done", "failed", "unfinished", "broken"]
     summary: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
 
@@ -82,14 +84,15 @@ class Run:
 def load_runs(paths: Iterable[Path | str]) -> list[Run]:
     """All runs in the given folders, at any depth, in the order of the paths and then of their names.
 
-    A folder with a summary.json is a run; one with a config.yaml alone is an unfinished run. Hidden folders are not
+    A folder with a summary.json is a run; one with an error.txt a failed run, one with a config.yaml alone an
+    unfinished one. Hidden folders are not
     searched, and a run reached twice counts once.
 
     Args:
         paths: run folders, or folders that hold some.
 
     Returns:
-        Finished, unfinished and broken runs; see :attr:`Run.state`.
+        Finished, failed, unfinished and broken runs; see :attr:`Run.state`.
 
     Raises:
         RunFolderError: when a path is no folder, or there is no run anywhere.
@@ -118,7 +121,7 @@ def comparable(runs: Sequence[Run]) -> list[Run]:
 def problems(runs: Sequence[Run]) -> list[str]:
     """What a reader of a comparison must know: runs left out, debug runs, untested ones, repeated seeds of a method."""
     compared, notes = comparable(runs), []
-    for state, verb in (("unfinished", "unfinished"), ("broken", "unreadable")):
+    for state, verb in (("failed", "failed"), ("unfinished", "unfinished"), ("broken", "unreadable")):
         out = [(run.folder, run.problem) for run in runs if run.state == state]
         if out:
             notes.append(f"{len(out)} {verb} {_runs(out)} left out: {_listed(out)}")
@@ -151,7 +154,7 @@ def _listed(found: Sequence[tuple[Path, str]]) -> str:
 
 
 def _find(folder: Path) -> list[Path]:
-    """Run folders in ``folder``; one with a config.yaml alone counts only if it holds no run itself."""
+    """Run folders in ``folder``; one with a config.yaml or error.txt alone counts only if it holds no run itself."""
     if (folder / SUMMARY).is_file():
         return [folder]
     try:
@@ -160,7 +163,7 @@ def _find(folder: Path) -> list[Path]:
         raise RunFolderError(f"cannot look into {folder}: {error.strerror}") from error
     visible = sorted((name for name in children if not name.startswith(".")), key=_natural)
     inside = [run for name in visible for run in _find(folder / name)]
-    return inside or ([folder] if (folder / CONFIG).is_file() else [])
+    return inside or ([folder] if any((folder / name).is_file() for name in (CONFIG, ERROR)) else [])
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -172,7 +175,8 @@ def _read(folder: Path) -> Run:
     """The run in ``folder``; trouble is a state, so that one bad folder does not hide the others."""
     path = folder / SUMMARY
     if not path.exists():
-        return Run(folder, "unfinished", problem=f"no {SUMMARY} yet")
+        reason = _first_line(folder / ERROR)
+        return Run(folder, "failed" if reason else "unfinished", problem=reason or f"no {SUMMARY} yet")
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -186,6 +190,14 @@ def _read(folder: Path) -> Run:
     if bad:
         return Run(folder, "broken", problem=f"{path.name} lacks {', '.join(bad)}")
     return Run(folder, "done", summary)
+
+
+def _first_line(path: Path) -> str:
+    """The first line of an error.txt, which says why; empty where there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").partition("\n")[0].strip() or "no reason is recorded"
+    except OSError:
+        return ""
 
 
 def number(value: object) -> float:

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from rich.text import Text
 from mola_lightning.analysis import tables
 from mola_lightning.analysis.figures import draw_comparison
 from mola_lightning.analysis.mechanism import mechanism_table
+from mola_lightning.analysis.page import report_page
 from mola_lightning.analysis.results import SORTS, Run, comparison, load_runs, problems, scores
 from mola_lightning.analysis.runs import comparable
 from mola_lightning.core import ConfigError, MolaError
@@ -48,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             output=arguments.output,
             csv=arguments.csv,
             figures=arguments.figures,
+            html=arguments.html,
+            made_by=shlex.join(["mola-report", *(sys.argv[1:] if argv is None else argv)]),
             notes=errors,
         )
     except MolaError as error:
@@ -69,6 +73,8 @@ def report(
     output: Path | None = None,
     csv: Path | None = None,
     figures: Path | None = None,
+    html: Path | None = None,
+    made_by: str = "",
     notes: Console | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Print one comparison per data set, and what was left out of it.
@@ -85,6 +91,8 @@ def report(
         output: a file to write the tables to instead of printing them.
         csv: a file to write the raw numbers to besides.
         figures: a folder to draw figures in; see :func:`mola_lightning.analysis.draw_comparison`.
+        html: a file to write the page of :func:`mola_lightning.analysis.page.report_page` to.
+        made_by: the command that makes that page, which says so.
         notes: where remarks go; ``console`` by default.
 
     Returns:
@@ -95,6 +103,7 @@ def report(
     """
     one_of("format", table_format, FORMATS)
     require(output is None or output != csv, f"the table and the raw numbers cannot both be written to {output}")
+    require(html is None or html not in (output, csv), f"the page and a table cannot both be written to {html}")
     notes, runs = notes or console, load_runs(folders)
     groups = _by_data(runs)
     compare = partial(comparison, metric=metric, methods=methods, baseline=baseline, sort=sort, cost=cost)
@@ -109,7 +118,10 @@ def report(
             console.print(mechanism)
     if csv is not None:
         _write(list(frames.values()), "csv", console, csv)
-    for path in (output, csv):
+    if html is not None:
+        with atomic_write(html) as file:
+            file.write(report_page(frames, runs, remarks, metric, made_by))
+    for path in (output, csv, html):
         if path is not None:
             notes.print(Text(f"wrote {path}"), soft_wrap=True)
     if figures is not None:
@@ -133,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there instead of printing it")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the raw numbers there, besides the table")
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw scores, costs and mixing weights there")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with all of it, and every run, there")
     return parser
 
 

@@ -1,5 +1,6 @@
 """Files that are whole or not there: a reader never meets half of one."""
 
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -43,6 +44,18 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     finally:
         if temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """The complete rows of a journal; empty when there is none."""
+    rows = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break  # torn by a kill; nothing can follow it
+    return rows
 
 
 def _sync_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers.logger import Logger
 
 from mola_lightning.core import RunFolderError
-from mola_lightning.core.files import atomic_write
+from mola_lightning.core.files import atomic_write, read_journal
 
 
 class MetricsJournal(Logger):
@@ -122,18 +122,6 @@ class MetricsJournal(Logger):
             writer.writeheader()
             writer.writerows(rows)
         return target
-
-
-def read_journal(path: Path) -> list[dict[str, Any]]:
-    """The complete rows of a journal; empty when there is none."""
-    rows = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break  # torn by a kill; nothing can follow it
-    return rows
 
 
 def _plain(value: Any) -> Any:

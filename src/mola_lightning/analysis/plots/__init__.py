@@ -19,7 +19,7 @@ from mola_lightning.analysis.plots.heatmaps import (
 )
 from mola_lightning.analysis.plots.over_training import mixing_by_epoch
 from mola_lightning.analysis.plots.scatter import Cloud, scatter_panels
-from mola_lightning.analysis.plots.style import save
+from mola_lightning.analysis.plots.style import save, write
 
 __all__ = [
     "Cloud",
@@ -44,4 +44,5 @@ __all__ = [
     "scatter_panels",
     "spectra_by_stage",
     "stage_bars",
+    "write",
 ]

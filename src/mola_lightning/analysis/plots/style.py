@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -63,18 +63,20 @@ def save(figure: Figure, path: Path | str) -> Path:
     """
     target = Path(path)
     for kind in ("svg", "png"):
-        # No date, and a fixed salt for element ids: the same figure gives the same file.
-        with (
-            rc_context({"svg.hashsalt": target.name}),
-            atomic_write(target.with_name(f"{target.name}.{kind}"), "wb") as file,
-        ):
-            figure.savefig(
-                file,
-                format=kind,
-                dpi=DPI,
-                facecolor="white",
-                bbox_inches="tight",
-                pad_inches=0.06,
-                metadata={"Date": None} if kind == "svg" else None,
-            )
+        with atomic_write(target.with_name(f"{target.name}.{kind}"), "wb") as file:
+            write(figure, file, kind, target.name)
     return target.with_name(f"{target.name}.png")
+
+
+def write(figure: Figure, file: IO[bytes], kind: str, name: str) -> None:
+    """The figure as ``png`` or ``svg`` into a binary file; under one name always the same bytes."""
+    with rc_context({"svg.hashsalt": name}):  # which element ids are made of
+        figure.savefig(
+            file,
+            format=kind,
+            dpi=DPI,
+            facecolor="white",
+            bbox_inches="tight",
+            pad_inches=0.06,
+            metadata={"Date": None} if kind == "svg" else None,
+        )

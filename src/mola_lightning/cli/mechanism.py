@@ -1,0 +1,76 @@
+"""Why methods score as they do, in three figures: ``python -m mola_lightning.cli.mechanism FOLDER --figures DIR``."""
+
+import argparse
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from mola_lightning.analysis import Run, load_runs
+from mola_lightning.cli.analyze import analyze
+from mola_lightning.cli.errors import command
+from mola_lightning.core import RunFolderError
+
+# Look -> the methods it is taken of, and the figures of it that are kept.
+LOOKS = {
+    "conflict": (("hps", "mola_grad", "mola_router"), ("conflict_runs",)),
+    "routing": (("mola_router",), ("routing_mixing", "routing_scatter")),
+    "swap": (("mola_grad",), ("swap",)),
+}
+
+
+def draw_mechanism(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """Conflict of task gradients side by side, the routing of MoLA-Router, the exchanged experts of MoLA-Grad.
+
+    Numbers stay in the ``analysis`` folders of the runs. A look whose methods are not there is left out.
+
+    Args:
+        runs: finished runs; of each method the one with the lowest seed is looked into.
+        folder: where the figures go; created if missing.
+
+    Returns:
+        The PNG files written; an SVG lies beside each.
+    """
+    first: dict[str, Path] = {}
+    for run in sorted((run for run in runs if run.state == "done"), key=lambda run: run.seed):
+        first.setdefault(run.method, run.folder)
+    drawn = []
+    for look, (methods, figures) in LOOKS.items():
+        folders = [first[method] for method in methods if method in first]
+        if not folders:
+            continue
+        found = analyze(folders, [look])
+        written = {path.stem: path for results in found.values() if look in results for path in results[look].files}
+        drawn += [_copy(written[name], folder) for name in figures if name in written]
+    return drawn
+
+
+def _copy(figure: Path, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(figure.with_suffix(".svg"), folder)
+    return Path(shutil.copy(figure, folder))
+
+
+@command
+def main() -> None:
+    """Draw them, and say how long it took."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mola_lightning.cli.mechanism",
+        description="Conflict, routing and exchanged experts of hps, mola_grad and mola_router, of the lowest seed.",
+    )
+    parser.add_argument("folder", type=Path, help="a folder that holds runs of them")
+    parser.add_argument("--figures", type=Path, required=True, metavar="DIR", help="where the figures go")
+    arguments = parser.parse_args()
+    started, console = time.monotonic(), Console()
+    drawn = draw_mechanism(load_runs([arguments.folder]), arguments.figures)
+    if not drawn:
+        raise RunFolderError(f"{arguments.folder} holds no finished run of hps, mola_grad or mola_router")
+    for path in drawn:
+        console.print(f"drew {path}", soft_wrap=True, highlight=False)
+    console.print(f"in {time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
