@@ -9,6 +9,7 @@ from mola_lightning.core.files import read_journal
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 190, 52, 12, 10, 34  # units of the picture
 POINTS = 80  # of a line, at most: a page may hold hundreds of curves
+COLOURS = 6  # of lines, in page.css
 SCORE = "val/score"
 
 Line = Sequence[tuple[int, float]]  # epoch, counted from 1, and value
@@ -72,7 +73,7 @@ def validation_curve(lines: Mapping[str, Line], best_epoch: int | None = None) -
             element("path", element("title", "best epoch"), d=f"M{x(best_epoch):.1f} {TOP}V{floor}", class_="best")
         )
     for i, (name, line) in enumerate(lines.items()):
-        kind = "score" if name == "score" else f"task c{i % 6}"
+        kind = line_class(name, i)
         if len(line) == 1:
             (epoch, value) = line[0]
             parts.append(
@@ -83,6 +84,11 @@ def validation_curve(lines: Mapping[str, Line], best_epoch: int | None = None) -
             parts.append(element("polyline", element("title", name), points=points, class_=kind))
     label = f"validation scores of epochs {first} to {last}, from {min(values):.3g} to {max(values):.3g}"
     return element("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label, class_="curve")
+
+
+def line_class(name: str, i: int) -> str:
+    """How the i-th line looks, and its key: six colours, then the same again, dashed."""
+    return "score" if name == "score" else f"c{i % COLOURS}{' dashed' if i // COLOURS % 2 else ''}"
 
 
 def _limits(low: float, high: float) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mola_lightning.analysis.cells import MISSING
-from mola_lightning.analysis.page.curve import validation_curve, validation_lines
+from mola_lightning.analysis.page.curve import line_class, validation_curve, validation_lines
 from mola_lightning.analysis.page.markup import NOTHING, Markup, element, joined
 from mola_lightning.analysis.runs import CONFIG, ERROR, Run, number
 
@@ -47,7 +47,11 @@ def _facts(run: Run) -> Markup:
         facts["why"] = run.problem
     if run.state == "done":
         facts |= {"method": run.method, "data": run.data, "seed": str(run.seed)}
-    facts |= {key: str(summary[key]) for key in ("debug", "device", "config_key") if summary.get(key) is not None}
+    facts |= {
+        key.replace("_", " "): str(summary[key])
+        for key in ("debug", "device", "config_key")
+        if summary.get(key) is not None
+    }
     if not math.isnan(best := best_epoch(run)):
         facts["best epoch"] = f"{best:.0f} of {summary.get('epochs', '?')}, chosen by validation"
     if not math.isnan(score := number(summary.get("score"))):
@@ -75,10 +79,7 @@ def _curve(run: Run) -> Markup:
         return NOTHING
     best = best_epoch(run)
     picture = validation_curve(lines, None if math.isnan(best) else int(best))
-    keys = [
-        element("span", element("i", class_="score" if name == "score" else f"c{i % 6}"), name)
-        for i, name in enumerate(lines)
-    ]
+    keys = [element("span", element("i", class_=line_class(name, i)), name) for i, name in enumerate(lines)]
     what = f"validation {next(iter(metrics.values()))}" if len(lines) > 1 else "validation score"
     said = f"{what} by epoch{'' if math.isnan(best) else '; upright line: the best epoch'}"
     return element("figure", picture, element("figcaption", said, *keys), class_="curve")
