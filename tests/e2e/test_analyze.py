@@ -11,6 +11,7 @@ import pytest
 
 from mola_lightning.analysis import load_runs
 from mola_lightning.cli.analyze import main
+from mola_lightning.cli.mechanism import draw_mechanism
 
 pytestmark = pytest.mark.soak
 SMALL = ("num_batches=1", "batch_size=16", "num_images=16")
@@ -51,6 +52,15 @@ def test_all_looks_into_a_run(copies: Path, command: Callable[..., Any]) -> None
         assert swap.loc["own routing", task] == pytest.approx(run.score(task, "accuracy"), abs=1e-6)
     with np.load(folder / "routing.npz") as stored:
         assert stored["mixing_weights"].shape == (64, 4)
+
+
+def test_the_mechanism_in_figures(copies: Path, tmp_path: Path) -> None:
+    drawn = draw_mechanism(load_runs([copies]), tmp_path / "figures")
+    names_drawn = ["conflict_runs", "routing_mixing", "routing_scatter"]  # no run of mola_grad: no exchanged experts
+    assert [path.stem for path in drawn] == names_drawn
+    assert all(path.stat().st_size for path in drawn)
+    assert names(tmp_path / "figures", ".png") == names(tmp_path / "figures", ".svg") == set(names_drawn)
+    assert draw_mechanism([], tmp_path / "none") == []
 
 
 def test_runs_side_by_side(copies: Path, command: Callable[..., Any], tmp_path: Path) -> None:
