@@ -113,3 +113,20 @@ def test_errors_are_one_message_and_exit_code_1(
     err = capsys.readouterr().err
     assert message in err
     assert "Traceback" not in err
+
+
+def test_over_an_option_of_the_configs(make_run: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for rank, score in ((16, 0.9), (2, 0.5)):
+        for seed in (0, 1):
+            folder = make_run(f"mola_grad_rank_{rank}", seed, score, score - 0.1 * seed)
+            (folder / "config.yaml").write_text(f"adapter: {{rank: {rank}}}\n")
+    where = [str(tmp_path / "runs"), "--over", "adapter.rank"]
+    files = ["--format", "markdown", "--csv", str(tmp_path / "t.csv"), "--figures", str(tmp_path / "f")]
+    assert main([*where, *files]) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert [cell.strip() for cell in shown[0].strip("|").split("|")] == ["adapter.rank =", "2", "16"]
+    assert "47.5 ± 3.5" in shown[2]
+    assert pd.read_csv(tmp_path / "t.csv")["value"].tolist() == [2, 16]
+    assert {path.name for path in (tmp_path / "f").iterdir()} == {"ablation_rank.png", "ablation_rank.svg"}
+    assert main([*where[:-1], "adapter.rnk"]) == 1
+    assert "no run's config has the option adapter.rnk" in capsys.readouterr().err

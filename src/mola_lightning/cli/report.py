@@ -18,6 +18,7 @@ from mola_lightning.analysis.mechanism import mechanism_table
 from mola_lightning.analysis.page import report_page
 from mola_lightning.analysis.results import SORTS, Run, comparison, load_runs, problems, scores
 from mola_lightning.analysis.runs import comparable
+from mola_lightning.cli.report_over import report_over
 from mola_lightning.core import ConfigError, MolaError
 from mola_lightning.core.errors import one_of, require
 from mola_lightning.core.files import atomic_write
@@ -38,6 +39,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     console, errors = Console(width=None if sys.stdout.isatty() else WIDE), Console(stderr=True)
     try:
+        if arguments.over:
+            report_over(
+                load_runs(arguments.folders),
+                arguments.over,
+                console,
+                metric=arguments.metric,
+                markdown=arguments.format == "markdown",
+                csv=arguments.csv,
+                figures=arguments.figures,
+                notes=errors,
+            )
+            return 0
         report(
             arguments.folders,
             console,
@@ -139,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--metric", help="a metric of the test results (default: the one that stands for each task)")
     parser.add_argument("--methods", type=_names, metavar="A,B,...", help="the rows, in order (default: all)")
     parser.add_argument("--baseline", metavar="METHOD", help="compare the others with it: paired t tests over seeds")
+    parser.add_argument("--over", metavar="OPTION", help="instead: scores over the values of one option: adapter.rank")
     parser.add_argument("--sort", choices=SORTS, help="order of the rows, the best first (default: as found)")
     parser.add_argument("--cost", action="store_true", help="with multiply-adds, and step time relative to --baseline")
     parser.add_argument("--format", choices=FORMATS, default="rich", help="of the table (default: %(default)s)")

@@ -1,0 +1,95 @@
+"""``mola-report --over OPTION``: how the runs of a sweep depend on one option."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mola_lightning.analysis import plots
+from mola_lightning.analysis.ablation import ablation
+from mola_lightning.analysis.results import Run, problems
+from mola_lightning.analysis.runs import CONFIG, comparable
+from mola_lightning.core import ConfigError
+from mola_lightning.core.files import atomic_write
+
+PERCENT = ("accuracy", "auc", "miou")
+
+
+def report_over(
+    runs: Sequence[Run],
+    option: str,
+    console: Console,
+    *,
+    metric: str | None = None,
+    markdown: bool = False,
+    csv: Path | None = None,
+    figures: Path | None = None,
+    notes: Console,
+) -> pd.DataFrame:
+    """Print a row for each method and a column for each value of the option; draw the curve.
+
+    Args:
+        runs: runs on one data set.
+        option: dotted path in their configs.
+        console: where the table goes.
+        metric: a metric of the test results; None takes each task's own monitor.
+        markdown: whether the table is written as Markdown.
+        csv: a file for the numbers.
+        figures: a folder for ``ablation_<option>``.
+        notes: where remarks go.
+
+    Raises:
+        MolaError: when there is nothing to compare, or a file cannot be written.
+    """
+    for remark in problems(runs):
+        notes.print(Text(f"note: {remark}", style="yellow"), soft_wrap=True)
+    done = comparable(runs)
+    data = sorted({run.data for run in done})
+    if len(data) > 1:
+        raise ConfigError(f"--over takes runs on one data set, found {', '.join(data)}; name the folders of one")
+    found = ablation(done, option, [_value(run, option) for run in done], metric)
+    console.print(_table(found, markdown))
+    if csv is not None:
+        with atomic_write(csv) as file:
+            file.write(found.to_csv(index=False, lineterminator="\n"))
+        notes.print(Text(f"wrote {csv}"), soft_wrap=True)
+    if figures is not None:
+        path = plots.save(plots.ablation_curves(found), figures / f"ablation_{option.rpartition('.')[2]}")
+        notes.print(Text(f"drew {path}"), soft_wrap=True)
+    return found
+
+
+def _value(run: Run, option: str) -> Any:
+    if not (run.folder / CONFIG).exists():
+        return None
+    value = OmegaConf.select(OmegaConf.load(run.folder / CONFIG), option, throw_on_resolution_failure=False)
+    return str(value) if OmegaConf.is_config(value) else value
+
+
+def _table(found: pd.DataFrame, markdown: bool) -> Table:
+    """Mean ± standard deviation, and the number of runs where it differs."""
+    scale = 100 if found.attrs["metric"] in PERCENT and found.attrs["headline"] == "mean" else 1
+    counts = set(found["runs"])
+    of = f"{counts.pop()} seeds" if len(counts) == 1 else "seeds"
+    unit = " (%)" if scale == 100 else ""
+    title = f"Test {found.attrs['metric']}{unit} on {found.attrs['data']}: mean ± standard deviation over {of}"
+    table = Table(title=None if markdown else title, title_justify="left", box=box.MARKDOWN if markdown else None)
+    table.add_column(f"{found.attrs['option']} =")
+    values = list(dict.fromkeys(found["value"]))
+    for value in values:
+        table.add_column(Text(str(value)), justify="right")
+    for method, rows in found.groupby("method", sort=False):
+        cells = {row.value: _cell(row, scale, bool(counts)) for row in rows.itertuples()}
+        table.add_row(Text(str(method)), *(cells.get(value, "–") for value in values))
+    return table
+
+
+def _cell(row: Any, scale: float, counted: bool) -> str:
+    spread = "" if row.runs < 2 else f" ± {row.std * scale:.1f}"
+    return f"{row.mean * scale:.1f}{spread}" + (f" ({row.runs})" if counted else "")
