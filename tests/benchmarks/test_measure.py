@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mola_lightning.adapters.grouped import grouped_conv2d, grouped_linear
 from mola_lightning.benchmarks import (
     CASES,
     METHODS,
@@ -82,6 +83,16 @@ def test_multiply_adds_of_the_plain_step(tiny: Case) -> None:
             layer.register_forward_hook(count)
     counted = step.multiply_adds()
     assert 2.5 * forward < counted < 3 * forward  # the first layer needs no gradient of its input
+
+
+def test_multiply_adds_of_groups_of_rows() -> None:
+    """As if the layer had run once, whatever the groups."""
+    x = torch.randn(5, 3, 6, 6, requires_grad=True)
+    kernels, matrices = torch.randn(2, 4, 3, 3, 3, requires_grad=True), torch.randn(2, 7, 4, requires_grad=True)
+    with MultiplyAdds() as counted:
+        y = grouped_conv2d(x, kernels, torch.tensor([1, 4]), [1, 1], [0, 0], [1, 1], 1)
+        grouped_linear(y.permute(0, 2, 3, 1).flatten(0, 2), matrices, torch.tensor([16, 64])).sum().backward()
+    assert counted.total == 3 * (5 * 4 * 16 * 27 + 80 * 4 * 7)
 
 
 @pytest.mark.parametrize("groups", [1, 4])

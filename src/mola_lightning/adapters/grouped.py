@@ -5,11 +5,13 @@ and matrix products write their results where they belong instead of being put t
 """
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import register_flop_formula
 
 
 def groups(sizes: Tensor) -> list[tuple[int, slice]]:
@@ -165,3 +167,23 @@ def in_one_precision(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         dtype = torch.get_autocast_dtype(x.device.type)
         return x.to(dtype), weights.to(dtype)
     return x, weights
+
+
+@register_flop_formula(torch.ops.mola_lightning.grouped_linear)
+def _linear_flops(x: Sequence[int], weights: Sequence[int], *_: object, **__: object) -> int:
+    return 2 * x[0] * x[1] * weights[1]
+
+
+@register_flop_formula(torch.ops.mola_lightning.grouped_linear_backward)
+def _linear_backward_flops(gradient: Sequence[int], x: Sequence[int], *_: object, **__: object) -> int:
+    return 4 * x[0] * x[1] * gradient[1]
+
+
+@register_flop_formula(torch.ops.mola_lightning.grouped_conv2d)
+def _conv2d_flops(x: object, weights: Sequence[int], *_: object, out_shape: Sequence[int], **__: object) -> int:
+    return 2 * prod(out_shape) * prod(weights[2:])
+
+
+@register_flop_formula(torch.ops.mola_lightning.grouped_conv2d_backward)
+def _conv2d_backward_flops(gradient: Sequence[int], x: object, weights: Sequence[int], *_: object, **__: object) -> int:
+    return 4 * prod(gradient) * prod(weights[2:])

@@ -38,11 +38,13 @@ class Speed:
         bf16: forward passes in mixed precision.
         channels_last: convolutions laid out with channels last.
         compiled: backbone and router by ``torch.compile``.
+        inference: the forward pass alone, in evaluation, instead of a training step.
     """
 
     bf16: bool = False
     channels_last: bool = False
     compiled: bool = False
+    inference: bool = False
 
     def apply(self, module: MultiTaskModule) -> None:
         """Change a module's networks as asked."""
@@ -76,12 +78,16 @@ class TimedStep:
         speed: Speed = Speed(),
     ) -> None:
         self.module, self.device, self.clock, self.speed = module.to(device), device, CLOCKS[clock], speed
-        speed.apply(module)
+        speed.apply(module.train(not speed.inference))
         self.batch = batch.to(device)
         self.optimizer = module.configure_optimizers()["optimizer"]
 
     def __call__(self) -> None:
         """One step, its gradients released at the end."""
+        if self.speed.inference:
+            with self.speed.autocast(self.device), torch.inference_mode():
+                self.module(self.batch.images, self.batch.rows)
+            return
         with self.speed.autocast(self.device):
             loss = self.module.training_step(self.batch, 0)
         loss.backward()

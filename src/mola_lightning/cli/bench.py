@@ -51,12 +51,13 @@ def bench(arguments: argparse.Namespace, console: Console) -> None:
     device = device_named(arguments.device)
     facts = machine_facts(device)
     console.print(
-        f"torch {facts['torch']}, {facts['device']}, {facts['threads']} threads. A training step, plain backbone = 1; "
+        f"torch {facts['torch']}, {facts['device']}, {facts['threads']} threads. "
+        f"{'Inference' if arguments.inference else 'A training step'}, plain backbone = 1; "
         "median over rounds in which the methods take turns."
     )
     report: dict[str, Any] = {"machine": facts, "plan": arguments.plan, "clock": arguments.clock, "cases": {}}
     shared: dict[str, Any] = {"device": device, "clock": arguments.clock}
-    shared["speed"] = Speed(arguments.precision == "bf16", arguments.channels_last, arguments.compile)
+    shared["speed"] = _speed(arguments)
     report["speed"] = asdict(shared["speed"])
     for case in _cases(arguments):
         with console.status(case.title):
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help=f"case {QUICK_CASE}, {QUICK_ROUNDS} rounds: does it run?")
     parser.add_argument("--precision", choices=("32", "bf16"), default="32", help="bf16: mixed precision")
     parser.add_argument("--channels-last", action="store_true", help="convolutions laid out with channels last (CUDA)")
+    parser.add_argument("--inference", action="store_true", help="forward passes of a mixed batch, in evaluation")
     parser.add_argument("--compile", action="store_true", help="backbones and routers by torch.compile")
     add_machine_options(parser)
     return parser
@@ -101,6 +103,10 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
     if arguments.scale is None:
         return cases
     return [replace(other, methods=OURS) for case in cases for other in scaled(case, arguments.scale)]
+
+
+def _speed(arguments: argparse.Namespace) -> Speed:
+    return Speed(arguments.precision == "bf16", arguments.channels_last, arguments.compile, arguments.inference)
 
 
 def _key(case: Case, arguments: argparse.Namespace) -> str:
