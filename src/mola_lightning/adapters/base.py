@@ -121,9 +121,9 @@ class AdaptedLayer(nn.Module, ABC):
     def mix(self, every: Tensor, weights: Tensor) -> Tensor:
         """Outputs of all experts, the channel axis split in (E, O), weighted by (B, E) and summed over experts."""
 
-    def inputs_per_position(self) -> int:
-        """Input numbers for each output position, whole batch over whole batch: channels times strides."""
-        return self.weight.shape[1]
+    def regrouped_per_position(self) -> int:
+        """Numbers copied for each output position to put the results of ``run_groups`` together, forward and back."""
+        return 0
 
     @property
     def pointwise(self) -> bool:

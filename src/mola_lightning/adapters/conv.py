@@ -135,9 +135,11 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
             sides.append((x.shape[2 + axis] + around - reach - 1) // self.stride[axis] + 1)
         return x.shape[0] * sides[0] * sides[1]
 
-    def inputs_per_position(self) -> int:
-        """Channels times strides."""
-        return self.in_channels * self.stride[0] * self.stride[1]
+    def regrouped_per_position(self) -> int:
+        """Outputs and inputs; none where pixels follow each other, as they do on CUDA with channels last."""
+        if self.pointwise and self.weight.is_cuda:
+            return 0
+        return self.out_channels + self.in_channels * self.stride[0] * self.stride[1]
 
     def plain(self) -> nn.Module:
         """A convolution of the replaced type that shares this one's weight and bias."""

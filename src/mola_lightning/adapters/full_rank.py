@@ -24,10 +24,9 @@ class Merged(Plan):
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
         o, ik, _ = sizes(layer)
         inner = layer.rank * layer.kernel[0] if layer.kind.low_rank else 0
-        regrouped = o + layer.inputs_per_position()
         prices = prices_of(layer.weight)
         fixed = len(mixing.present) * (o * ik * (inner + prices.touch) + prices.call)
-        return PlanCost(prices.stream * regrouped, fixed)
+        return PlanCost(prices.stream * layer.regrouped_per_position(), fixed)
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         if not mixing.present:  # an empty batch
