@@ -1,6 +1,8 @@
 """Composed configs without the command line, on a small data set."""
 
+import copy
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,23 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
 
+@cache
+def _composed(name: str, *overrides: str) -> Any:
+    GlobalHydra.instance().clear()
+    with initialize_config_module("mola_lightning.conf", version_base="1.3"):
+        return compose(name, list(overrides))
+
+
 @pytest.fixture
 def compose_config(tmp_path: Path) -> Callable[..., Any]:
-    """``compose_config("adapter=full", ..., name="train")``: a config as a run would see it."""
+    """``compose_config("adapter=full", ..., name="train")``: a config as a run would see it, composed once."""
 
     def composed(*overrides: str, name: str = "train") -> Any:
-        GlobalHydra.instance().clear()
         # Of a run, Hydra itself says where the folder lies; here there is none.
-        folder = [f"paths.run={tmp_path / 'run'}"] if name == "train" else []
-        with initialize_config_module("mola_lightning.conf", version_base="1.3"):
-            return compose(name, [*overrides, *folder])
+        if name != "train":
+            return copy.deepcopy(_composed(name, *overrides))
+        config = copy.deepcopy(_composed(name, *overrides, "paths.run=unset"))
+        config.paths.run = str(tmp_path / "run")
+        return config
 
     return composed
