@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from functools import lru_cache
 
 import pytest
 import torch
@@ -28,10 +29,18 @@ IDS = torch.tensor([2, 0, 2, 0])  # an expert twice, one absent
 RELATIVE = 1e-10  # float64
 
 
-def make_net(name: str) -> nn.Module:
+@lru_cache(maxsize=1)  # tests come ordered by network
+def _built(name: str) -> nn.Module:
     # a layer scale of 1e-6, as ConvNeXt starts with, would hide whatever the experts do
     options = {"ls_init_value": 1.0} if name.startswith("convnext") else {}
-    return create_backbone(name, image_size=SIZES[name], **options)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return create_backbone(name, image_size=SIZES[name], **options)
+
+
+def make_net(name: str) -> nn.Module:
+    """Always with the same weights: drawing them takes longer than all else of a test."""
+    return copy.deepcopy(_built(name))
 
 
 def experts_of(backbone: AdaptedBackbone) -> list[nn.Parameter]:

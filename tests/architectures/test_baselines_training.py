@@ -1,9 +1,10 @@
 """The schemes as users meet them: their yamls, and a training that tells them how far it is."""
 
 import inspect
+import pickle
 import random
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,13 @@ def _configs() -> Iterator[None]:
         yield
 
 
+@cache
+def _composed(recipe: str, *overrides: str) -> bytes:
+    return pickle.dumps(compose("train", [f"architecture={recipe}", "paths.run=unused", *overrides]))
+
+
 def composed(recipe: str, *overrides: str) -> DictConfig:
-    return compose("train", [f"architecture={recipe}", "paths.run=unused", *overrides])
+    return pickle.loads(_composed(recipe, *overrides))
 
 
 def module_of(cfg: DictConfig) -> MultiTaskModule:

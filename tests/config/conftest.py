@@ -1,6 +1,6 @@
 """Composed configs without the command line, on a small data set."""
 
-import copy
+import pickle
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,10 +12,10 @@ from hydra.core.global_hydra import GlobalHydra
 
 
 @cache
-def _composed(name: str, *overrides: str) -> Any:
+def _composed(name: str, *overrides: str) -> bytes:
     GlobalHydra.instance().clear()
     with initialize_config_module("mola_lightning.conf", version_base="1.3"):
-        return compose(name, list(overrides))
+        return pickle.dumps(compose(name, list(overrides)))
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def compose_config(tmp_path: Path) -> Callable[..., Any]:
     def composed(*overrides: str, name: str = "train") -> Any:
         # Of a run, Hydra itself says where the folder lies; here there is none.
         if name != "train":
-            return copy.deepcopy(_composed(name, *overrides))
-        config = copy.deepcopy(_composed(name, *overrides, "paths.run=unset"))
+            return pickle.loads(_composed(name, *overrides))
+        config = pickle.loads(_composed(name, *overrides, "paths.run=unset"))
         config.paths.run = str(tmp_path / "run")
         return config
 
