@@ -32,6 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
         HF_HUB_OFFLINE="1",
     )
     torch.set_num_threads(1)
+    import mola_lightning.core.lean_timm  # noqa: F401 - before a test imports timm, which would bring wandb along
+
     gc.disable()  # while modules are imported, which leaves no garbage
 
 
