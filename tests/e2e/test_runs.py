@@ -129,7 +129,9 @@ def test_a_report_over_runs(runs: Path, command: Command, tmp_path: Path) -> Non
 
 
 def test_equal_seeds_give_equal_runs(runs: Path, train_small: Train, tmp_path: Path) -> None:
-    train_small(tmp_path / "again", "architecture=mola", "figures=false")
+    router = OmegaConf.load(runs / "mola" / "config.yaml").router
+    small = (f"router.widths={list(router.widths)}", f"router.blocks={router.blocks}")
+    train_small(tmp_path / "again", "architecture=mola", *small, "figures=false")
     again, first = summary_of(tmp_path / "again"), summary_of(runs / "mola")
     for key in ("test", "val", "routing", "conflict", "parameters"):
         assert again[key] == first[key]

