@@ -17,7 +17,7 @@ from mola_lightning.cli.train import main
 Command = Callable[..., Any]
 TINY = (
     "data.source.domains=[optdigits,printed]",
-    "data.source.num_train=24",
+    "data.source.num_train=32",
     "data.source.image_size=14",
     "trainer.max_epochs=1",
     "+trainer.limit_train_batches=1",

@@ -65,7 +65,10 @@ def test_every_config_and_module_is_inside(wheel: Path) -> None:
 
 
 def test_code_and_configs_come_from_the_wheel(installed: Path, tmp_path: Path) -> None:
-    code = "from mola_lightning import conf, core; print(core.__file__, *conf.__path__, sep='\\n')"
+    code = (
+        "from importlib.util import find_spec; from mola_lightning import conf;"
+        "print(find_spec('mola_lightning.core').origin, *conf.__path__, sep='\\n')"
+    )
     where = run(installed / "python", "-c", code, cwd=tmp_path).splitlines()
     assert len(where) == 2
     assert all(Path(line).is_relative_to(installed.parent) for line in where), where
