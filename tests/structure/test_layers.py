@@ -12,11 +12,17 @@ LAYERS = [
     {"core"},
     {"adapters", "routers", "backbones", "heads", "losses", "metrics", "balancers", "data"},
     {"architectures"},
-    {"training", "analysis", "benchmarks"},
+    {"training", "analysis", "benchmarks", "deployment"},
     {"cli"},
 ]
 # The imports inside a layer that are allowed.
-NEIGHBOURS = {("data", "losses"), ("data", "metrics"), ("training", "analysis"), ("benchmarks", "training")}
+NEIGHBOURS = {
+    ("data", "losses"),
+    ("data", "metrics"),
+    ("training", "analysis"),
+    ("benchmarks", "training"),
+    ("deployment", "training"),
+}
 CONFIG_LIBRARIES = {"hydra", "omegaconf"}
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FACADE = "__init__"  # of the whole package: offers the public names, so it sees every layer but the command line

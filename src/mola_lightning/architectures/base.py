@@ -98,6 +98,13 @@ class Architecture(nn.Module, ABC):
         """
         return False
 
+    def network_of(self, task: str) -> nn.Module | None:
+        """A network by itself, (B, C, H, W) -> the task's features; None where the scheme has none that is plain.
+
+        Its parameters may be the scheme's own: a caller does not change them.
+        """
+        return None
+
     def set_progress(self, epoch: int, epochs: int | None) -> None:
         """Hear that ``epoch`` (from 0) of ``epochs`` begins, or of a training without end; most schemes do not care."""
 

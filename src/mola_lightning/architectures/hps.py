@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mola_lightning.architectures.base import Architecture, BackboneLike, Features, build_backbone
 from mola_lightning.core import Regime, Task, TaskRows
@@ -32,6 +32,10 @@ class HPS(Architecture):
     def runs_whole(self, regime: Regime | None) -> bool:
         """Always."""
         return True
+
+    def network_of(self, task: str) -> nn.Module:
+        """The backbone, whichever the task."""
+        return self.backbone
 
     def forward(self, images: Tensor, rows: TaskRows) -> Features:
         """One pass over the batch, then each task's rows."""

@@ -11,7 +11,7 @@ from mola_lightning.architectures.base import Architecture, BackboneLike, Featur
 from mola_lightning.backbones.stages import FAMILIES, example_image, stages_of
 from mola_lightning.core import ConfigError, Regime, Routing, Task, TaskRows
 from mola_lightning.core.errors import one_of, positive_int
-from mola_lightning.routers import Router
+from mola_lightning.routers import Router, UniformRouter
 
 # called as adapter(net, num_experts=E)
 AdapterFactory = Callable[..., AdaptedBackbone]
@@ -104,6 +104,16 @@ class MoLA(Architecture):
             own = Routing(expert_ids=routing.expert_ids[queries[name]], expert_counts=counts)
             found[name] = self.backbone.run(net, inputs[rows[name]], own)
         return self.complete(found, rows, images)
+
+    def network_of(self, task: str) -> nn.Module | None:
+        """The backbone with the task's expert folded in, or with all of them where every image mixes them alike."""
+        if self.router.needs_task_ids:
+            return self.backbone.merge(expert=[each.name for each in self.tasks].index(task))
+        if isinstance(self.router, UniformRouter):
+            mixing = self.router(torch.zeros(1, 1, 1, 1)).mixing
+            assert mixing is not None
+            return self.backbone.merge(mixing=mixing[0])
+        return None
 
     def runs_whole(self, regime: Regime | None) -> bool:
         """Unless images may have several targets, and a pass for each."""

@@ -29,6 +29,10 @@ class SingleTask(Architecture):
         self.backbones = nn.ModuleDict({task.name: build_backbone(backbone, image_shape) for task in self.tasks})
         self.num_features = self.backbones[self.tasks[0].name].num_features
 
+    def network_of(self, task: str) -> nn.Module:
+        """The task's own backbone."""
+        return self.backbones[task]
+
     def forward(self, images: Tensor, rows: TaskRows) -> Features:
         """Each task's rows through its own backbone. The backbone of an absent task does not run: its norm statistics
         stand.

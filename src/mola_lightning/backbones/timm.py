@@ -9,6 +9,7 @@ import torch
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
+from mola_lightning.backbones.recipe import recipe_of
 from mola_lightning.backbones.weights import load_weights
 from mola_lightning.core import ConfigError
 from mola_lightning.core.errors import positive_int
@@ -61,6 +62,7 @@ def create_backbone(
         _undo_zero_init(net)
     if small_images:
         keep_resolution(net, name)
+    net.recipe = recipe_of(name, options, _stem_edits(net) if small_images else {})
     if checkpoint_path is not None:
         load_weights(net, checkpoint_path)
     if pooled:
@@ -108,21 +110,21 @@ def create_small_resnet(
         raise ConfigError(f"the first of widths must be even, got {widths}")
     block: Any = BasicBlock  # timm's annotation asks for an instance where it takes a class
     # Only timm's deep stem lets its width be chosen (twice stem_width); it is then replaced by a single convolution.
-    net: Any = ResNet(
-        block,
-        blocks,
-        num_classes=0,
-        in_chans=in_channels,
-        global_pool="avg" if pooled else "",
-        stem_type="deep",
-        stem_width=widths[0] // 2,
-        channels=widths,
-        zero_init_last=zero_init_last,
-    )
+    options = {
+        "layers": blocks,
+        "in_chans": in_channels,
+        "global_pool": "avg" if pooled else "",
+        "stem_type": "deep",
+        "stem_width": widths[0] // 2,
+        "channels": widths,
+    }
+    net: Any = ResNet(block, num_classes=0, zero_init_last=zero_init_last, **options)
     net.conv1 = _stem_conv(in_channels, widths[0])
     _skip_stem_pool(net)
-    for i in range(len(widths) + 1, 5):  # ResNet.forward runs four stages, whatever it was built with
-        setattr(net, f"layer{i}", nn.Sequential())
+    missing = [f"layer{i}" for i in range(len(widths) + 1, 5)]
+    for stage in missing:  # ResNet.forward runs four stages, whatever it was built with
+        setattr(net, stage, nn.Sequential())
+    net.recipe = recipe_of("resnet18", options, {**_stem_edits(net), **dict.fromkeys(missing)})
     if checkpoint_path is not None:
         load_weights(net, checkpoint_path)
     return net
@@ -158,6 +160,12 @@ def _stem_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
     conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
+
+
+def _stem_edits(net: Any) -> dict[str, nn.Module | None]:
+    """What :func:`keep_resolution` and :func:`create_small_resnet` replaced in a stem."""
+    deep = isinstance(net.conv1, nn.Sequential)
+    return {"conv1.0" if deep else "conv1": net.conv1[0] if deep else net.conv1, "maxpool": None}
 
 
 def _skip_stem_pool(net: Any) -> None:

@@ -13,6 +13,7 @@ from mola_lightning.core.errors import one_of, positive_int, require
 from mola_lightning.data.base import SPLITS, Source, Split, TaskDataset
 from mola_lightning.data.loaders import RankShare, ResumableLoader
 from mola_lightning.data.samplers import EpochSampler, ProportionalSampler
+from mola_lightning.data.transforms import Normalize
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +132,13 @@ class MultiTaskDataModule(pl.LightningDataModule):
         """Rows that carry a target: task name -> split -> count."""
         counts = {split: self.dataset(split).task_sizes() for split in SPLITS}
         return {task.name: {split: counts[split][task.name] for split in SPLITS} for task in self.tasks}
+
+    def normalizers(self) -> dict[str, Normalize]:
+        """By what the images of each task are normalised: task name -> what its first training image was."""
+        dataset = self.dataset("train")
+        ids = dataset.task_ids()
+        rows = {task.name: 0 if ids is None else int((ids == t).argmax()) for t, task in enumerate(self.tasks)}
+        return {name: dataset.normalizer(row) or Normalize() for name, row in rows.items()}
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches of the sampler; the loader's position is saved with a checkpoint."""

@@ -122,6 +122,11 @@ class ImageTransforms:
             require(callable(transform), f"{name} must be a list of transforms, got {transform!r} in it")
         return tuple(transforms) or (v2.Resize(self.size), v2.CenterCrop(self.size))
 
+    @property
+    def eval_steps(self) -> tuple[str, ...]:
+        """What is done to an image at evaluation, in words, before it is normalised."""
+        return tuple(" ".join(repr(transform).split()) for transform in self._pipelines["eval"])
+
     def augment(self, image: Tensor, seed: int, epoch: int, index: int) -> Tensor:
         """Augment an image: a pure function of the arguments.
 

@@ -18,6 +18,7 @@ from mola_lightning.losses import AuxiliaryLoss
 from mola_lightning.training.auxiliary import AuxiliaryFactory, AuxiliaryLosses
 from mola_lightning.training.balancer_step import balancer_step
 from mola_lightning.training.finite import FiniteGuard
+from mola_lightning.training.inference import Inference
 from mola_lightning.training.meters import Meters
 from mola_lightning.training.parameters import group_parameters
 from mola_lightning.training.second_pass import second_pass
@@ -26,7 +27,7 @@ from mola_lightning.training.task_losses import task_losses
 BalancerFactory = Callable[..., Balancer]
 
 
-class MultiTaskModule(pl.LightningModule):
+class MultiTaskModule(Inference, pl.LightningModule):
     """Trains any architecture on any regime: no branch on a method, a dataset or a regime.
 
     Step: features per task -> heads -> mean loss of each present task -> balancer -> plus auxiliary losses. One

@@ -31,6 +31,8 @@ class MoLAGrad(MultiTaskModule):
         **settings: of :class:`MultiTaskModule`: ``optimizer``, ``scheduler``, ``balancer`` ...
     """
 
+    method = "mola_grad"
+
     def __init__(
         self,
         tasks: Sequence[Task],
@@ -72,6 +74,8 @@ class MoLARouter(MultiTaskModule):
         twd_weight: weight of the TwD loss; 0 leaves it out.
         **settings: of :class:`MultiTaskModule`; losses in ``auxiliary`` come beside TwD.
     """
+
+    method = "mola_router"
 
     def __init__(
         self,

@@ -1,0 +1,96 @@
+"""Folders of exported files, with a manifest that says what they are and by which checksums they are whole."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mola_lightning.core import RunFolderError
+from mola_lightning.core.files import atomic_write
+
+MANIFEST = "manifest.json"
+VERSION = 1
+
+
+def begin_artefact(folder: Path) -> None:
+    """Take an older manifest away: until the new one is written, the folder is no artefact."""
+    try:
+        (folder / MANIFEST).unlink(missing_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"cannot write {folder}: {error.strerror}. Choose another folder with output=") from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole."""
+    with atomic_write(path, "wb") as file:
+        file.write(content)
+
+
+def finish_artefact(folder: Path, manifest: Mapping[str, Any], files: list[str]) -> dict[str, Any]:
+    """Write the manifest, last, with size and checksum of each file; what was written."""
+    listed = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in files}
+    content = {"manifest_version": VERSION, **manifest, "files": listed}
+    with atomic_write(folder / MANIFEST) as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+    return content
+
+
+def read_artefact(folder: Path | str) -> dict[str, Any]:
+    """The manifest of an exported folder, after a look at each of its files.
+
+    Raises:
+        RunFolderError: when there is no manifest, or a file is missing, truncated or altered.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    for name, wanted in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise RunFolderError(
+                f"{path} is missing, though {MANIFEST} lists it; copy the folder whole, or export again"
+            )
+        size = path.stat().st_size
+        if size != wanted["bytes"]:
+            raise RunFolderError(
+                f"{path} has {size} bytes and {MANIFEST} says {wanted['bytes']}: it is not whole, or another file; "
+                "copy the folder again, or export again"
+            )
+        if sha256(path) != wanted["sha256"]:
+            raise RunFolderError(
+                f"{path} was changed since it was exported: its checksum is not that of {MANIFEST}. Do not use it; "
+                "copy the folder again, or export again"
+            )
+    return manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest alone, whose files nobody looked at.
+
+    Raises:
+        RunFolderError: when it is missing or unreadable.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise RunFolderError(
+            f"{folder} has no {MANIFEST}: no artefact, or one whose export did not end. Give a folder that mola-export "
+            "or mola-compose wrote"
+        )
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        version, files = found["manifest_version"], found["files"]
+        plain = all(Path(name).name == name and {"bytes", "sha256"} <= set(entry) for name, entry in files.items())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunFolderError(f"{path} is damaged, or none of ours ({error!r}); export again") from error
+    if version != VERSION:
+        raise RunFolderError(f"{path} is of version {version}, and this program reads {VERSION}; export again with it")
+    if not plain:
+        raise RunFolderError(f"{path} is damaged, or none of ours (files outside of the folder); export again")
+    return found
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,103 @@
+"""Exported networks read back: checksums first, and never code from a file."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mola_lightning.backbones import Recipe
+from mola_lightning.core import ConfigError, RunFolderError
+from mola_lightning.core.errors import one_of
+from mola_lightning.deployment.artefact import read_artefact
+from mola_lightning.deployment.deployable import Normalized, Preprocessing, need
+from mola_lightning.deployment.experts import read_tensors
+
+Answer = Callable[[Tensor], Tensor]
+
+
+def load(folder: Path | str, task: str) -> Answer:
+    """The exported network of a task: images (B, C, H, W) in [0, 1] -> its outputs (B, ...).
+
+    Args:
+        folder: what ``mola-export`` wrote, in one of the formats torch, safetensors, torch_export, onnx.
+        task: its name.
+
+    Raises:
+        RunFolderError: when a file is missing, truncated or altered.
+        ConfigError: for an unknown task, or a format that is no network.
+    """
+    manifest = read_artefact(folder)
+    one_of("task", task, manifest["tasks"])
+    return load_file(Path(folder), manifest, task)
+
+
+def load_file(folder: Path, manifest: dict[str, Any], task: str) -> Answer:
+    """As :func:`load`, for files whose checksums the caller answers for."""
+    entry = manifest["tasks"][task]
+    path, format = folder / entry["file"], manifest["format"]
+    if format == "onnx":
+        return _onnx(path, task)
+    if format == "torch_export":
+        return _program(path, task)
+    if format not in ("torch", "safetensors"):
+        raise ConfigError(
+            f"{folder} holds the format {format}, which is no network by itself; use mola-compose for adapters, and "
+            "load_model for model"
+        )
+    said, state = _torch(path) if format == "torch" else read_tensors(path)
+    try:
+        kwargs = dict(said["kwargs"])
+        net = Recipe(said["model"], {k: v for k, v in kwargs.items() if k != "num_classes"}, said["edits"]).build(
+            kwargs["num_classes"]
+        )
+        net.load_state_dict(state)
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise RunFolderError(f"{path} does not hold the network that it says ({error}); export again") from error
+    return _without_gradient(torch.nn.Sequential(Normalized(Preprocessing.of(entry["preprocessing"])), net).eval())
+
+
+def _torch(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        return saved, saved["state_dict"]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, OSError) as error:
+        raise RunFolderError(f"cannot read {path}: it is damaged, or not one of ours ({_first_line(error)})") from error
+
+
+def _without_gradient(net: Callable[[Tensor], Any]) -> Answer:
+    def answer(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return net(images)
+
+    return answer
+
+
+def _program(path: Path, task: str) -> Answer:
+    try:
+        program = torch.export.load(path).module()
+    except (RuntimeError, ValueError, KeyError, OSError, AssertionError, pickle.UnpicklingError) as error:
+        raise RunFolderError(f"cannot read {path}: it is damaged, or not one of ours ({_first_line(error)})") from error
+    return _without_gradient(lambda images: program(images)[task])
+
+
+def _onnx(path: Path, task: str) -> Answer:
+    runtime = need("onnxruntime", "an ONNX file")
+    try:
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except (RuntimeError, ValueError, *_runtime_errors(runtime)) as error:
+        raise RunFolderError(f"cannot read {path}: it is damaged, or not one of ours ({_first_line(error)})") from error
+    return lambda images: torch.from_numpy(session.run([task], {"images": images.numpy()})[0])
+
+
+def _runtime_errors(runtime: Any) -> tuple[type[Exception], ...]:
+    state = runtime.capi.onnxruntime_pybind11_state
+    return tuple(getattr(state, name) for name in ("InvalidProtobuf", "InvalidGraph", "Fail", "NoSuchFile"))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

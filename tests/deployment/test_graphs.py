@@ -1,0 +1,143 @@
+"""Graphs that answer as the model does, for any number of images."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mola_lightning.architectures import HPS
+from mola_lightning.core import ConfigError, Task
+from mola_lightning.deployment import Deployable, Preprocessing, export, load
+from mola_lightning.deployment.graphs import graphs_of, trace
+from mola_lightning.heads import LightDecoder
+from mola_lightning.training import MultiTaskModule
+
+Make = Callable[..., Deployable]
+SHAPE = (3, 16, 16)
+ALIKE = {"b": Preprocessing((0.5,), (0.25,))}
+
+
+def assert_answers(folder: Path, model: Deployable, tolerance: float = 1e-5) -> None:
+    for rows in (1, 2, 5):
+        images = torch.rand(rows, *SHAPE)
+        for task in model.module.tasks:
+            found, wanted = load(folder, task.name)(images), model.module.predict(images, task.name)
+            torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+def test_a_router_and_all_heads_are_one_graph(deployable: Make, tmp_path: Path) -> None:
+    model = deployable("mola_router", prepared=ALIKE)
+    manifest = export(model, tmp_path, "torch_export").manifest
+    assert {entry["file"] for entry in manifest["tasks"].values()} == {"model.pt2"}
+    assert manifest["input"]["normalized_inside"]
+    assert_answers(tmp_path, model)
+
+
+@pytest.mark.slow
+def test_a_router_in_onnx(deployable: Make, tmp_path: Path) -> None:
+    model = deployable("mola_router", prepared=ALIKE)
+    manifest = export(model, tmp_path, "onnx").manifest
+    assert manifest["opset"] == 20
+    assert_answers(tmp_path, model, 1e-4)
+
+
+def test_an_expert_in_onnx(deployable: Make, tmp_path: Path) -> None:
+    """Each task has a graph of its own, with its own normalisation and expert."""
+    model = deployable("mola_grad", tasks=[Task("b", 4)])
+    assert export(model, tmp_path, "onnx").manifest["tasks"]["b"]["file"] == "b.onnx"
+    assert_answers(tmp_path, model, 1e-4)
+    (tmp_path / "b.onnx").write_bytes(b"nothing")
+    from mola_lightning.core import RunFolderError
+    from mola_lightning.deployment.load import load_file
+
+    with pytest.raises(RunFolderError, match="b.onnx: it is damaged"):
+        load_file(tmp_path, {"format": "onnx", "tasks": {"b": {"file": "b.onnx"}}}, "b")
+
+
+def test_which_graphs_there_are(deployable: Make) -> None:
+    def names(model: Deployable, task: str | None = None) -> dict[str, tuple[str, ...]]:
+        return {name: answered for name, (_, answered) in graphs_of(model, model.tasks(task)).items()}
+
+    apart = {"a": ("a",), "b": ("b",)}
+    assert names(deployable("mola_router", prepared=ALIKE)) == {"model": ("a", "b")}
+    assert names(deployable("mola_router", prepared=ALIKE), "b") == {"b": ("b",)}
+    assert names(deployable("mola_router")) == apart  # their images are normalised differently
+    for method in ("mola_grad", "hps", "single_task", "mmoe", "mola_uniform"):
+        assert names(deployable(method)) == apart
+
+
+@pytest.mark.parametrize("method", ["mola_router", "mola_grad", "mmoe"])
+def test_untraced_graphs_answer_as_the_model(method: str, deployable: Make) -> None:
+    model, images = deployable(method), torch.rand(3, *SHAPE)
+    for graph, names in graphs_of(model, model.tasks()).values():
+        for name in names:
+            torch.testing.assert_close(graph(images)[name], model.module.predict(images, name), rtol=1e-5, atol=1e-5)
+
+
+class Map(nn.Module):
+    """A backbone without pooling."""
+
+    num_features = 3
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images[:, :, ::2, ::2]
+
+
+def doubled(outputs: Tensor) -> Tensor:
+    return 2 * outputs
+
+
+def test_a_dense_head(tmp_path: Path) -> None:
+    """Which no timm classifier can be; the task's activation is in the graph."""
+    task = Task("depth", 1, activation=doubled)
+    module = MultiTaskModule([task], HPS([task], Map()), head=LightDecoder)
+    model = Deployable(module, SHAPE, {"depth": Preprocessing()})
+    export(model, tmp_path, "torch_export")
+    assert load(tmp_path, "depth")(torch.rand(2, *SHAPE)).shape == (2, 1, 16, 16)
+    assert_answers(tmp_path, model)
+
+
+class Undecided(nn.Module):
+    """What it computes depends on the values: no graph."""
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"a": images if images.sum() > 0 else -images}
+
+
+def test_a_network_that_cannot_be_traced() -> None:
+    with pytest.raises(ConfigError, match=r"torch.export cannot trace an example"):
+        trace(Undecided(), torch.rand(2, *SHAPE), "an example")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("format", ["torch", "safetensors", "torch_export", "onnx"])
+@pytest.mark.parametrize("backbone", ["resnet18", "convnext_atto", "vit_tiny_patch16_224"])
+def test_large_backbones(backbone: str, format: str, deployable: Make, tmp_path: Path) -> None:
+    model = deployable("mola_grad", backbone=backbone, tasks=[Task("a", 3), Task("c", 7)])
+    export(model, tmp_path, format, task="c")
+    images = torch.rand(3, *SHAPE)
+    tolerance = 1e-5 if format in ("torch", "safetensors") else 1e-4
+    torch.testing.assert_close(
+        load(tmp_path, "c")(images), model.module.predict(images, "c"), rtol=tolerance, atol=tolerance
+    )
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("format", ["torch_export", "onnx"])
+@pytest.mark.parametrize("backbone", ["resnet18", "convnext_atto", "vit_tiny_patch16_224"])
+def test_routers_in_large_backbones(backbone: str, format: str, deployable: Make, tmp_path: Path) -> None:
+    model = deployable("mola_router", prepared=ALIKE, backbone=backbone)
+    export(model, tmp_path, format)
+    assert_answers(tmp_path, model, 1e-4)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("format", ["torch_export", "onnx"])
+@pytest.mark.parametrize("method", ["single_task", "hps", "mola_uniform", "mmoe"])
+def test_other_architectures(method: str, format: str, deployable: Make, tmp_path: Path) -> None:
+    model = deployable(method)
+    export(model, tmp_path, format, task="b")
+    images = torch.rand(3, *SHAPE)
+    torch.testing.assert_close(load(tmp_path, "b")(images), model.module.predict(images, "b"), rtol=1e-4, atol=1e-4)
