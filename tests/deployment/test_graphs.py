@@ -1,6 +1,7 @@
 """Graphs that answer as the model does, for any number of images."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from mola_lightning.architectures import HPS
-from mola_lightning.core import ConfigError, Task
+from mola_lightning.core import ConfigError, RunFolderError, Task
+from mola_lightning.data import make_task
 from mola_lightning.deployment import Deployable, Preprocessing, export, load
 from mola_lightning.deployment.graphs import graphs_of, trace
+from mola_lightning.deployment.load import load_file
 from mola_lightning.heads import LightDecoder
 from mola_lightning.training import MultiTaskModule
 
@@ -35,7 +38,7 @@ def test_a_router_and_all_heads_are_one_graph(deployable: Make, tmp_path: Path) 
     assert_answers(tmp_path, model)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_router_in_onnx(deployable: Make, tmp_path: Path) -> None:
     model = deployable("mola_router", prepared=ALIKE)
     manifest = export(model, tmp_path, "onnx").manifest
@@ -49,9 +52,6 @@ def test_an_expert_in_onnx(deployable: Make, tmp_path: Path) -> None:
     assert export(model, tmp_path, "onnx").manifest["tasks"]["b"]["file"] == "b.onnx"
     assert_answers(tmp_path, model, 1e-4)
     (tmp_path / "b.onnx").write_bytes(b"nothing")
-    from mola_lightning.core import RunFolderError
-    from mola_lightning.deployment.load import load_file
-
     with pytest.raises(RunFolderError, match="b.onnx: it is damaged"):
         load_file(tmp_path, {"format": "onnx", "tasks": {"b": {"file": "b.onnx"}}}, "b")
 
@@ -64,7 +64,7 @@ def test_which_graphs_there_are(deployable: Make) -> None:
     assert names(deployable("mola_router", prepared=ALIKE)) == {"model": ("a", "b")}
     assert names(deployable("mola_router", prepared=ALIKE), "b") == {"b": ("b",)}
     assert names(deployable("mola_router")) == apart  # their images are normalised differently
-    for method in ("mola_grad", "hps", "single_task", "mmoe", "mola_uniform"):
+    for method in ("mola_grad", "mmoe"):
         assert names(deployable(method)) == apart
 
 
@@ -91,7 +91,7 @@ def doubled(outputs: Tensor) -> Tensor:
 
 def test_a_dense_head(tmp_path: Path) -> None:
     """Which no timm classifier can be; the task's activation is in the graph."""
-    task = Task("depth", 1, activation=doubled)
+    task = replace(make_task("depth", "regression"), activation=doubled)
     module = MultiTaskModule([task], HPS([task], Map()), head=LightDecoder)
     model = Deployable(module, SHAPE, {"depth": Preprocessing()})
     export(model, tmp_path, "torch_export")

@@ -12,8 +12,12 @@ import torch
 
 from mola_lightning.architectures import MoLA
 from mola_lightning.core import ConfigError, RunFolderError
+from mola_lightning.data import make_task
 from mola_lightning.deployment import Deployable, Preprocessing, export, load_model, save_model
+from mola_lightning.deployment.deployable import kind_of
 from mola_lightning.deployment.hub import HubModel
+from mola_lightning.deployment.model_folder import load_weights, weights_of
+from mola_lightning.deployment.specification import build, specify
 from mola_lightning.routers import HardRouter, TopKRouter
 from mola_lightning.training import MultiTaskModule
 
@@ -53,6 +57,13 @@ def test_routers_come_back(router: Any, deployable: Make, tmp_path: Path) -> Non
     assert_same(load_model(tmp_path).module, model.module)
 
 
+@pytest.mark.parametrize("kind", ["single_label", "multi_label", "regression"])
+def test_kinds_of_tasks_come_back(kind: str, deployable: Make, tmp_path: Path) -> None:
+    save_model(deployable("hps", tasks=[make_task("a", kind, 2)]), tmp_path)
+    (task,) = load_model(tmp_path).module.tasks
+    assert (task.discrete, kind_of(task)) == (kind == "single_label", kind)
+
+
 def test_what_values_cannot_say_is_refused(deployable: Make, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="format=model knows MoLA and hard parameter sharing, and this is mmoe"):
         export(deployable("mmoe"), tmp_path, "model")
@@ -62,8 +73,6 @@ def test_what_values_cannot_say_is_refused(deployable: Make, tmp_path: Path) -> 
 
 
 def test_weights_that_do_not_fit(deployable: Make, tmp_path: Path) -> None:
-    from mola_lightning.deployment.model_folder import load_weights, weights_of
-
     model = deployable("hps").module
     state = weights_of(model)
     with pytest.raises(RunFolderError, match=r"heads.a.bias"):
@@ -84,8 +93,6 @@ def test_damaged_folders(deployable: Make, tmp_path: Path) -> None:
 
 
 def test_a_description_names_known_parts_only(deployable: Make) -> None:
-    from mola_lightning.deployment.specification import build, specify
-
     spec = specify(deployable("mola_router"))
     for change in ({"router": {"label": "os.system", "arguments": {}}}, {"tasks": []}, {"image_shape": 3}):
         with pytest.raises(RunFolderError, match="the description of the model is damaged"):

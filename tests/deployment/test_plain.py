@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mola_lightning.architectures import HPS
-from mola_lightning.core import ConfigError, Task
+from mola_lightning.core import ConfigError
+from mola_lightning.data import make_task
 from mola_lightning.deployment import Deployable, Preprocessing, export, load, read_artefact
 from mola_lightning.heads import LightDecoder
 from mola_lightning.training import MultiTaskModule
@@ -115,7 +116,7 @@ def test_what_has_no_plain_form_is_refused_by_name(deployable: Make, tmp_path: P
         export(deployable("mmoe"), tmp_path, "safetensors")
     with pytest.raises(ConfigError, match="a Pooled, was not made by create_backbone"):
         export(deployable("hps", backbone=Pooled()), tmp_path, "torch")
-    task = Task("depth", 1)
+    task = make_task("depth", "regression")
     dense = MultiTaskModule([task], HPS([task], Pooled()), head=LightDecoder)
     with pytest.raises(ConfigError, match="the head of task 'depth' is a LightDecoder"):
         export(Deployable(dense, SHAPE, {"depth": Preprocessing()}), tmp_path, "torch")

@@ -8,12 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mola_lightning.core import ConfigError, Task, cross_entropy
+from mola_lightning.core import ConfigError, Task
 from mola_lightning.core.errors import one_of
 from mola_lightning.core.tasks import as_they_are
-from mola_lightning.data import MultiTaskDataModule, Normalize
-from mola_lightning.losses import WeightedBinaryCrossEntropy, WeightedCrossEntropy, binary_cross_entropy
+from mola_lightning.data import ImageTransforms, MultiTaskDataModule, Normalize
+from mola_lightning.losses import WeightedBinaryCrossEntropy, binary_cross_entropy
 from mola_lightning.training import MultiTaskModule
+
+OUTPUTS = {
+    "single_label": "logits, one a class: softmax makes probabilities",
+    "multi_label": "logits, one a label: sigmoid makes probabilities",
+    "regression": "predictions, as they are",
+}
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class Deployable:
         found = {}
         for name, normalize in data.normalizers().items():
             of_task = transforms.get(name) if isinstance(transforms, Mapping) else transforms
-            steps = of_task.eval_steps if hasattr(of_task, "eval_steps") else ()
+            steps = of_task.eval_steps if isinstance(of_task, ImageTransforms) else ()
             mean, std = (tuple(values.flatten().tolist()) for values in (normalize.mean, normalize.std))
             found[name] = Preprocessing(mean, std, steps)
         return cls(module, data.image_shape, found, facts)
@@ -113,7 +119,8 @@ class Deployable:
         return {
             "num_outputs": task.num_outputs,
             "classes": list(task.class_names),
-            "outputs": probabilities(task),
+            "kind": kind_of(task),
+            "outputs": OUTPUTS[kind_of(task)],
             "expert": self.expert_of(task.name),
             "preprocessing": self.preprocessing[task.name].plain(),
             "metrics": self.facts.get("metrics", {}).get(task.name, {}),
@@ -125,14 +132,12 @@ class Deployable:
         return self.module.names.index(task) if router is not None and router.needs_task_ids else None
 
 
-def probabilities(task: Task) -> str:
-    """What the numbers are that a network gives for a task."""
+def kind_of(task: Task) -> str:
+    """What the numbers are that a network gives for a task: a key of :data:`OUTPUTS`."""
     criterion = task.criterion
-    if criterion is cross_entropy or isinstance(criterion, WeightedCrossEntropy):
-        return "logits, one a class: softmax makes probabilities"
     if criterion is binary_cross_entropy or isinstance(criterion, WeightedBinaryCrossEntropy):
-        return "logits, one a label: sigmoid makes probabilities"
-    return "predictions" if task.activation is as_they_are else "predictions, after the task's activation"
+        return "multi_label"
+    return "single_label" if task.discrete and task.activation is as_they_are else "regression"
 
 
 def need(package: str, what: str) -> Any:

@@ -4,6 +4,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from mola_lightning.deployment.deployable import Deployable, Normalized, need
 
 SUFFIX = {"torch_export": ".pt2", "onnx": ".onnx"}
 OPSET = 20
-INPUT = "images"
+INPUT, BATCH = "images", "batch"
 # What torch's tracer and translator raise for a network that they cannot take.
 FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, AssertionError)
 
@@ -72,7 +73,8 @@ def graphs_of(deployable: Deployable, tasks: Sequence[Task]) -> dict[str, tuple[
 
     One for each task; of a router that reads the images, one for all, unless their images are normalised differently.
     """
-    module, found = deployable.module, {}
+    module = deployable.module
+    found: dict[str, tuple[nn.Module, tuple[str, ...]]] = {}
     names = tuple(task.name for task in tasks)
     alike = len({(p.mean, p.std) for p in (deployable.preprocessing[name] for name in names)}) == 1
     reads_images = isinstance(module.architecture, MoLA) and module.architecture.network_of(names[0]) is None
@@ -99,7 +101,7 @@ def trace(graph: nn.Module, example: Tensor, what: str) -> torch.export.Exported
     Raises:
         ConfigError: when torch cannot trace it.
     """
-    batch = torch.export.Dim("batch", min=1, max=65536)
+    batch = torch.export.Dim(BATCH, min=1, max=65536)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -143,9 +145,19 @@ def write_onnx(program: torch.export.ExportedProgram, names: Sequence[str], path
             "format=torch_export"
         ) from error
     assert made is not None
-    content = made.model_proto.SerializeToString()
-    onnx.checker.check_model(onnx.load_from_string(content))
-    write_bytes(path, content)
+    model = made.model_proto
+    _name_batch(model.graph)
+    onnx.checker.check_model(model)
+    write_bytes(path, model.SerializeToString())
+
+
+def _name_batch(graph: Any) -> None:
+    """Call the number of images ``batch`` in an ONNX graph, instead of the tracer's ``s0``."""
+    traced = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param == traced:
+                dim.dim_param = BATCH
 
 
 def _first_line(error: Exception) -> str:

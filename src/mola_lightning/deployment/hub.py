@@ -11,7 +11,7 @@ from mola_lightning.deployment.model_folder import load_model, save_model
 hub = need("huggingface_hub", "mola_lightning.deployment.hub")
 
 
-class HubModel(nn.Module, hub.PyTorchModelHubMixin):
+class HubModel(nn.Module, hub.PyTorchModelHubMixin):  # type: ignore[name-defined]
     """A trained model with ``save_pretrained``, ``push_to_hub`` and ``from_pretrained``.
 
     Loading builds the parts that the description names, from a fixed list, and reads weights as safetensors: nothing of

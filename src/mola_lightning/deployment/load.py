@@ -85,11 +85,12 @@ def _program(path: Path, task: str) -> Answer:
 
 def _onnx(path: Path, task: str) -> Answer:
     runtime = need("onnxruntime", "an ONNX file")
+    failures: tuple[type[Exception], ...] = (RuntimeError, ValueError, *_runtime_errors(runtime))
     try:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except (RuntimeError, ValueError, *_runtime_errors(runtime)) as error:
+    except failures as error:
         raise RunFolderError(f"cannot read {path}: it is damaged, or not one of ours ({_first_line(error)})") from error
     return lambda images: torch.from_numpy(session.run([task], {"images": images.numpy()})[0])
 

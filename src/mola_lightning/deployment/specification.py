@@ -9,7 +9,8 @@ from torch import nn
 from mola_lightning.adapters import AdaptedBackbone
 from mola_lightning.architectures import HPS, MoLA
 from mola_lightning.backbones import Recipe
-from mola_lightning.core import ConfigError, RunFolderError, Task
+from mola_lightning.core import ConfigError, RunFolderError
+from mola_lightning.data import make_task
 from mola_lightning.deployment.deployable import Deployable, Preprocessing
 from mola_lightning.deployment.experts import adapter_settings, check_head, described_backbone
 from mola_lightning.routers import ConvRouter, HardRouter, Router, TaskIdRouter, TopKRouter, UniformRouter
@@ -55,7 +56,7 @@ def build(spec: Mapping[str, Any]) -> Deployable:
         RunFolderError: when something is missing or unknown.
     """
     try:
-        tasks = [Task(each["name"], each["num_outputs"], tuple(each["classes"])) for each in spec["tasks"]]
+        tasks = [make_task(each["name"], each["kind"], each["num_outputs"], each["classes"]) for each in spec["tasks"]]
         channels, height, width = spec["image_shape"]
         recipe = Recipe(**spec["backbone"])
         architecture = (
