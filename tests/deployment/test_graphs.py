@@ -89,12 +89,13 @@ def doubled(outputs: Tensor) -> Tensor:
     return 2 * outputs
 
 
-def test_a_dense_head(tmp_path: Path) -> None:
+@pytest.mark.parametrize("format", ["torch_export", pytest.param("onnx", marks=pytest.mark.soak)])
+def test_a_dense_head(format: str, tmp_path: Path) -> None:
     """Which no timm classifier can be; the task's activation is in the graph."""
     task = replace(make_task("depth", "regression"), activation=doubled)
     module = MultiTaskModule([task], HPS([task], Map()), head=LightDecoder)
     model = Deployable(module, SHAPE, {"depth": Preprocessing()})
-    export(model, tmp_path, "torch_export")
+    export(model, tmp_path, format)
     assert load(tmp_path, "depth")(torch.rand(2, *SHAPE)).shape == (2, 1, 16, 16)
     assert_answers(tmp_path, model)
 

@@ -66,7 +66,7 @@ def _job(cfg: DictConfig) -> None:
     run = Path(cfg.run)
     output = run / "export" / cfg.format if cfg.output is None else Path(cfg.output)
     deployable = deployable_of(run, cfg.checkpoint, cfg.license, list(cfg.overrides))
-    exported = export(deployable, output, cfg.format, cfg.task)
+    exported = export(deployable, output, cfg.format, None if cfg.task is None else str(cfg.task))
     console = Console()
     console.print(exported_table(exported))
     console.print(f"written to {output}; README.md there has the lines that load it", soft_wrap=True)

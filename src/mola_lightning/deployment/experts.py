@@ -13,6 +13,7 @@ from mola_lightning.adapters import AdaptedBackbone, is_adapter_parameter
 from mola_lightning.architectures import MoLA
 from mola_lightning.backbones import Recipe
 from mola_lightning.core import ConfigError, RunFolderError, Task
+from mola_lightning.core.errors import require
 from mola_lightning.deployment.artefact import begin_artefact, write_bytes
 from mola_lightning.deployment.deployable import Deployable, need
 from mola_lightning.heads import LinearHead
@@ -38,6 +39,7 @@ def write_experts(deployable: Deployable, folder: Path, tasks: Sequence[Task]) -
     base = {"digest": digest(state), **described_backbone(backbone).plain()}
     for task in tasks:
         check_head(heads[task.name], task)
+        require(f"{task.name}.safetensors" != BASE, f"a task called {task.name!r} would take the file of the backbone")
     begin_artefact(folder)
     write_tensors(folder / BASE, state, {"kind": "base", "base": base})
     settings = adapter_settings(backbone)

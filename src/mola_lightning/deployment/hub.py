@@ -1,7 +1,7 @@
 """Models on the Hugging Face Hub, through its own mixin. Needs the extra ``export``."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -20,6 +20,9 @@ class HubModel(nn.Module, hub.PyTorchModelHubMixin):  # type: ignore[name-define
     Args:
         deployable: the model.
     """
+
+    # Set, so that the mixin does not make one of the constructor's arguments: save_model writes the description.
+    _hub_mixin_config: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, deployable: Deployable) -> None:
         super().__init__()

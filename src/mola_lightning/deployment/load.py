@@ -1,4 +1,4 @@
-"""Exported networks read back: checksums first, and never code from a file."""
+"""Exported networks read back, checksums first. No code from a file is run, but for what ``torch.export.load`` does."""
 
 import pickle
 from collections.abc import Callable
@@ -20,6 +20,9 @@ Answer = Callable[[Tensor], Tensor]
 
 def load(folder: Path | str, task: str) -> Answer:
     """The exported network of a task: images (B, C, H, W) in [0, 1] -> its outputs (B, ...).
+
+    Weights and descriptions are plain values, and nothing of them is run. Of ``torch_export`` that cannot be said: torch
+    unpickles and evaluates parts of the archive, so load it from those only whom you trust.
 
     Args:
         folder: what ``mola-export`` wrote, in one of the formats torch, safetensors, torch_export, onnx.
@@ -54,7 +57,7 @@ def load_file(folder: Path, manifest: dict[str, Any], task: str) -> Answer:
             kwargs["num_classes"]
         )
         net.load_state_dict(state)
-    except (KeyError, RuntimeError, TypeError) as error:
+    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise RunFolderError(f"{path} does not hold the network that it says ({error}); export again") from error
     return _without_gradient(torch.nn.Sequential(Normalized(Preprocessing.of(entry["preprocessing"])), net).eval())
 
