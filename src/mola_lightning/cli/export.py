@@ -12,7 +12,8 @@ from rich.table import Table
 from mola_lightning.cli.errors import command, setup_logging
 from mola_lightning.cli.loading import load_run
 from mola_lightning.core import ConfigError
-from mola_lightning.deployment import Deployable, Exported, export, load_model
+from mola_lightning.core.errors import one_of
+from mola_lightning.deployment import FORMATS, Deployable, Exported, export, load_model
 from mola_lightning.deployment.artefact import MANIFEST
 from mola_lightning.training.summary import git_state
 
@@ -63,6 +64,7 @@ def _job(cfg: DictConfig) -> None:
     setup_logging()
     if OmegaConf.is_missing(cfg, "run"):
         raise ConfigError("which run? Give the folder that mola-train printed: mola-export run=<folder>")
+    one_of("format", cfg.format, FORMATS)  # before the data are read
     run = Path(cfg.run)
     output = run / "export" / cfg.format if cfg.output is None else Path(cfg.output)
     deployable = deployable_of(run, cfg.checkpoint, cfg.license, list(cfg.overrides))

@@ -21,8 +21,8 @@ Answer = Callable[[Tensor], Tensor]
 def load(folder: Path | str, task: str) -> Answer:
     """The exported network of a task: images (B, C, H, W) in [0, 1] -> its outputs (B, ...).
 
-    Weights and descriptions are plain values, and nothing of them is run. Of ``torch_export`` that cannot be said: torch
-    unpickles and evaluates parts of the archive, so load it from those only whom you trust.
+    Weights and descriptions are plain values, and nothing of them is run. Of ``torch_export`` that cannot be said:
+    torch unpickles and evaluates parts of the archive, so load it from those only whom you trust.
 
     Args:
         folder: what ``mola-export`` wrote, in one of the formats torch, safetensors, torch_export, onnx.
