@@ -23,15 +23,16 @@ ALIKE = {"b": Preprocessing((0.5,), (0.25,))}
 
 
 def assert_answers(folder: Path, model: Deployable, tolerance: float = 1e-5) -> None:
-    for rows in (1, 2, 5):
-        images = torch.rand(rows, *SHAPE)
-        for task in model.module.tasks:
-            found, wanted = load(folder, task.name)(images), model.module.predict(images, task.name)
-            torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+    for task in model.module.tasks:
+        answer = load(folder, task.name)
+        for rows in (1, 2, 5):
+            images = torch.rand(rows, *SHAPE)
+            wanted = model.module.predict(images, task.name)
+            torch.testing.assert_close(answer(images), wanted, rtol=tolerance, atol=tolerance)
 
 
 def test_a_router_and_all_heads_are_one_graph(deployable: Make, tmp_path: Path) -> None:
-    model = deployable("mola_router", prepared=ALIKE)
+    model = deployable("mola_router", prepared=ALIKE, adapter={"target_modules": ["^layer2"]})
     manifest = export(model, tmp_path, "torch_export").manifest
     assert {entry["file"] for entry in manifest["tasks"].values()} == {"model.pt2"}
     assert manifest["input"]["normalized_inside"]

@@ -38,7 +38,7 @@ def model_card(config: Mapping[str, Any]) -> str:
     lines.append(f'model.predict(images, task="{next(iter(tasks))}")  # uint8, or floats in [0, 1]; {shape}')
     parts = [
         "\n".join([*header, "---"]),
-        f"# {spec['method']} on {spec['backbone']['model']}",
+        f"# {spec['method']} on {'layers of ' if spec['backbone']['edits'] else ''}{spec['backbone']['model']}",
         f"One model for {len(tasks)} tasks, with a Mixture of Low-rank Adapters ([MoLA, ICML 2024]({PAPER})): "
         f"{spec['num_experts']} experts inside one backbone."
         if spec["adapters"]
