@@ -37,16 +37,17 @@ def noisy(module: MultiTaskModule) -> MultiTaskModule:
 
 def module_of(method: str, tasks: Any = TASKS, backbone: Any = BACKBONE, **settings: Any) -> MultiTaskModule:
     torch.manual_seed(settings.pop("seed", 0))
+    shape = settings.pop("shape", SHAPE)
     mola = {"rank": 2, "alpha": 3, **settings}
     if method == "mola_grad":
-        return MoLAGrad(tasks, backbone, SHAPE, **mola)
+        return MoLAGrad(tasks, backbone, shape, **mola)
     if method == "mola_router":
-        return MoLARouter(tasks, backbone, SHAPE, router=ROUTER, **mola)
+        return MoLARouter(tasks, backbone, shape, router=ROUTER, **mola)
     if method == "mola_uniform":
         adapter = partial(AdaptedBackbone, **mola)
-        return MultiTaskModule(tasks, MoLA(tasks, backbone, UniformRouter, adapter, image_shape=SHAPE))
+        return MultiTaskModule(tasks, MoLA(tasks, backbone, UniformRouter, adapter, image_shape=shape))
     scheme = {"hps": HPS, "single_task": SingleTask, "mmoe": MMoE}[method]
-    return MultiTaskModule(tasks, scheme(tasks, backbone, image_shape=SHAPE))
+    return MultiTaskModule(tasks, scheme(tasks, backbone, image_shape=shape))
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +56,8 @@ def deployable() -> Callable[..., Deployable]:
 
     def make(method: str, prepared: Any = PREPARED, **settings: Any) -> Deployable:
         module = noisy(module_of(method, **settings))
-        return Deployable(module, SHAPE, {name: prepared.get(name, PREPARED["a"]) for name in module.names})
+        return Deployable(
+            module, settings.get("shape", SHAPE), {name: prepared.get(name, PREPARED["a"]) for name in module.names}
+        )
 
     return make

@@ -16,7 +16,7 @@ from mola_lightning.deployment import Deployable, export
 
 pytestmark = pytest.mark.soak
 
-SHAPE = (3, 16, 16)
+SHAPE = (3, 32, 32)
 PROGRAM = """
 import sys
 sys.path.append({packages!r})
@@ -65,7 +65,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_lines_of_the_readme(
     backbone: str | None, format: str, deployable: Callable[..., Deployable], packages: Path, tmp_path: Path
 ) -> None:
-    model = deployable("mola_grad", **({} if backbone is None else {"backbone": backbone}))
+    model = deployable("mola_grad", shape=SHAPE, **({} if backbone is None else {"backbone": backbone}))
     export(model, tmp_path, format, task="b")
     entry = json.loads((tmp_path / "manifest.json").read_text())["tasks"]["b"]
     images = torch.rand(2, *SHAPE)

@@ -18,7 +18,7 @@ from mola_lightning.heads import LightDecoder
 from mola_lightning.training import MultiTaskModule
 
 Make = Callable[..., Deployable]
-SHAPE = (3, 16, 16)
+SHAPE, LARGE = (3, 16, 16), (3, 32, 32)
 ALIKE = {"b": Preprocessing((0.5,), (0.25,))}
 
 
@@ -26,7 +26,7 @@ def assert_answers(folder: Path, model: Deployable, tolerance: float = 1e-5) -> 
     for task in model.module.tasks:
         answer = load(folder, task.name)
         for rows in (1, 2, 5):
-            images = torch.rand(rows, *SHAPE)
+            images = torch.rand(rows, *model.image_shape)
             wanted = model.module.predict(images, task.name)
             torch.testing.assert_close(answer(images), wanted, rtol=tolerance, atol=tolerance)
 
@@ -117,9 +117,9 @@ def test_a_network_that_cannot_be_traced() -> None:
 @pytest.mark.parametrize("format", ["torch", "safetensors", "torch_export", "onnx"])
 @pytest.mark.parametrize("backbone", ["resnet18", "convnext_atto", "vit_tiny_patch16_224"])
 def test_large_backbones(backbone: str, format: str, deployable: Make, tmp_path: Path) -> None:
-    model = deployable("mola_grad", backbone=backbone, tasks=[Task("a", 3), Task("c", 7)])
+    model = deployable("mola_grad", backbone=backbone, shape=LARGE, tasks=[Task("a", 3), Task("c", 7)])
     export(model, tmp_path, format, task="c")
-    images = torch.rand(3, *SHAPE)
+    images = torch.rand(3, *LARGE)
     tolerance = 1e-5 if format in ("torch", "safetensors") else 1e-4
     torch.testing.assert_close(
         load(tmp_path, "c")(images), model.module.predict(images, "c"), rtol=tolerance, atol=tolerance
@@ -130,7 +130,7 @@ def test_large_backbones(backbone: str, format: str, deployable: Make, tmp_path:
 @pytest.mark.parametrize("format", ["torch_export", "onnx"])
 @pytest.mark.parametrize("backbone", ["resnet18", "convnext_atto", "vit_tiny_patch16_224"])
 def test_routers_in_large_backbones(backbone: str, format: str, deployable: Make, tmp_path: Path) -> None:
-    model = deployable("mola_router", prepared=ALIKE, backbone=backbone)
+    model = deployable("mola_router", prepared=ALIKE, backbone=backbone, shape=LARGE)
     export(model, tmp_path, format)
     assert_answers(tmp_path, model, 1e-4)
 

@@ -16,6 +16,7 @@ from mola_lightning.deployment.deployable import Normalized, Preprocessing, need
 from mola_lightning.deployment.experts import read_tensors
 
 Answer = Callable[[Tensor], Tensor]
+Answers = Callable[[Tensor], dict[str, Tensor]]
 
 
 def load(folder: Path | str, task: str) -> Answer:
@@ -34,17 +35,18 @@ def load(folder: Path | str, task: str) -> Answer:
     """
     manifest = read_artefact(folder)
     one_of("task", task, manifest["tasks"])
-    return load_file(Path(folder), manifest, task)
+    answers = load_file(Path(folder), manifest, task)
+    return lambda images: answers(images)[task]
 
 
-def load_file(folder: Path, manifest: dict[str, Any], task: str) -> Answer:
-    """As :func:`load`, for files whose checksums the caller answers for."""
+def load_file(folder: Path, manifest: dict[str, Any], task: str) -> Answers:
+    """The file that serves a task: images -> {task: outputs} of all that it serves. The caller looked at checksums."""
     entry = manifest["tasks"][task]
     path, format = folder / entry["file"], manifest["format"]
     if format == "onnx":
-        return _onnx(path, task)
+        return _onnx(path)
     if format == "torch_export":
-        return _program(path, task)
+        return _program(path)
     if format not in ("torch", "safetensors"):
         raise ConfigError(
             f"{folder} holds the format {format}, which is no network by itself; use mola-compose for adapters, and "
@@ -59,7 +61,8 @@ def load_file(folder: Path, manifest: dict[str, Any], task: str) -> Answer:
         net.load_state_dict(state)
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise RunFolderError(f"{path} does not hold the network that it says ({error}); export again") from error
-    return _without_gradient(torch.nn.Sequential(Normalized(Preprocessing.of(entry["preprocessing"])), net).eval())
+    whole = torch.nn.Sequential(Normalized(Preprocessing.of(entry["preprocessing"])), net).eval()
+    return _without_gradient(lambda images: {task: whole(images)})
 
 
 def _torch(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -70,23 +73,23 @@ def _torch(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise RunFolderError(f"cannot read {path}: it is damaged, or not one of ours ({_first_line(error)})") from error
 
 
-def _without_gradient(net: Callable[[Tensor], Any]) -> Answer:
-    def answer(images: Tensor) -> Tensor:
+def _without_gradient(net: Answers) -> Answers:
+    def answer(images: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
             return net(images)
 
     return answer
 
 
-def _program(path: Path, task: str) -> Answer:
+def _program(path: Path) -> Answers:
     try:
         program = torch.export.load(path).module()
     except (RuntimeError, ValueError, KeyError, OSError, AssertionError, pickle.UnpicklingError) as error:
         raise RunFolderError(f"cannot read {path}: it is damaged, or not one of ours ({_first_line(error)})") from error
-    return _without_gradient(lambda images: program(images)[task])
+    return _without_gradient(program)
 
 
-def _onnx(path: Path, task: str) -> Answer:
+def _onnx(path: Path) -> Answers:
     runtime = need("onnxruntime", "an ONNX file")
     failures: tuple[type[Exception], ...] = (RuntimeError, ValueError, *_runtime_errors(runtime))
     try:
@@ -95,7 +98,13 @@ def _onnx(path: Path, task: str) -> Answer:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except failures as error:
         raise RunFolderError(f"cannot read {path}: it is damaged, or not one of ours ({_first_line(error)})") from error
-    return lambda images: torch.from_numpy(session.run([task], {"images": images.numpy()})[0])
+    names = [output.name for output in session.get_outputs()]
+
+    def answer(images: Tensor) -> dict[str, Tensor]:
+        outputs = session.run(names, {"images": images.numpy()})
+        return {name: torch.from_numpy(output) for name, output in zip(names, outputs, strict=True)}
+
+    return answer
 
 
 def _runtime_errors(runtime: Any) -> tuple[type[Exception], ...]:
