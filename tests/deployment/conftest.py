@@ -13,14 +13,14 @@ from mola_lightning.architectures import HPS, MMoE, MoLA, SingleTask
 from mola_lightning.backbones import create_small_resnet
 from mola_lightning.core import Task
 from mola_lightning.deployment import Deployable, Preprocessing
-from mola_lightning.routers import ConvRouter, UniformRouter
+from mola_lightning.routers import ConvRouter, HardRouter, TopKRouter, UniformRouter
 from mola_lightning.training import MoLAGrad, MoLARouter, MultiTaskModule
 
 SHAPE = (3, 16, 16)
 TASKS = (Task("a", 3, ("x", "y", "z")), Task("b", 4))
 PREPARED = {"a": Preprocessing((0.5,), (0.25,), ("Resize",)), "b": Preprocessing((0.4, 0.5, 0.6), (0.2, 0.2, 0.3))}
 BACKBONE = partial(create_small_resnet, widths=(4, 8), blocks=(1, 1))
-ROUTER = partial(ConvRouter, widths=(4, 8), blocks=1)
+ROUTERS = {"mola_router": ConvRouter, "mola_hard": HardRouter, "mola_top_k": partial(TopKRouter, k=1)}
 
 
 @torch.no_grad()
@@ -41,8 +41,8 @@ def module_of(method: str, tasks: Any = TASKS, backbone: Any = BACKBONE, **setti
     mola = {"rank": 2, "alpha": 3, **settings}
     if method == "mola_grad":
         return MoLAGrad(tasks, backbone, shape, **mola)
-    if method == "mola_router":
-        return MoLARouter(tasks, backbone, shape, router=ROUTER, **mola)
+    if method in ROUTERS:
+        return MoLARouter(tasks, backbone, shape, router=partial(ROUTERS[method], widths=(4, 8), blocks=1), **mola)
     if method == "mola_uniform":
         adapter = partial(AdaptedBackbone, **mola)
         return MultiTaskModule(tasks, MoLA(tasks, backbone, UniformRouter, adapter, image_shape=shape))

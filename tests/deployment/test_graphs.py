@@ -69,7 +69,7 @@ def test_which_graphs_there_are(deployable: Make) -> None:
         assert names(deployable(method)) == apart
 
 
-@pytest.mark.parametrize("method", ["mola_router", "mola_grad", "mmoe"])
+@pytest.mark.parametrize("method", ["mola_router", "mola_hard", "mola_top_k", "mola_grad", "mmoe"])
 def test_untraced_graphs_answer_as_the_model(method: str, deployable: Make) -> None:
     model, images = deployable(method), torch.rand(3, *SHAPE)
     for graph, names in graphs_of(model, model.tasks()).values():
@@ -137,8 +137,8 @@ def test_routers_in_large_backbones(backbone: str, format: str, deployable: Make
 
 @pytest.mark.soak
 @pytest.mark.parametrize("format", ["torch_export", "onnx"])
-@pytest.mark.parametrize("method", ["single_task", "hps", "mola_uniform", "mmoe"])
-def test_other_architectures(method: str, format: str, deployable: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["mola_hard", "mola_top_k", "single_task", "hps", "mmoe"])
+def test_other_methods(method: str, format: str, deployable: Make, tmp_path: Path) -> None:
     model = deployable(method)
     export(model, tmp_path, format, task="b")
     images = torch.rand(3, *SHAPE)
