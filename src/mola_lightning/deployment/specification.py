@@ -1,5 +1,6 @@
 """A model as plain values, and the model again from them: what a file may say, and nothing that is run."""
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -83,7 +84,7 @@ def build(spec: Mapping[str, Any]) -> Deployable:
 
 def adapt(settings: Mapping[str, Any], net: nn.Module, num_experts: int) -> AdaptedBackbone:
     """Put experts into the layers that :func:`adapter_settings` listed."""
-    ranks = {f"^{path.replace('.', chr(92) + '.')}$": rank for path, rank in settings["ranks"].items()}
+    ranks = {f"^{re.escape(path)}$": rank for path, rank in settings["ranks"].items()}
     return AdaptedBackbone(
         net,
         num_experts,
