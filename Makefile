@@ -15,7 +15,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME
 
-.PHONY: help install test soak check demo docs bench bench-architectures bench-data lock clean
+.PHONY: help install test soak check demo docs bench bench-architectures bench-data notebooks lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,9 @@ bench-architectures: $(STAMP) ## measure what every architecture and balancer co
 
 bench-data: $(STAMP) ## measure how many images a second the loaders give on this machine
 	@$(PY) -m mola_lightning.cli.bench_data $(ARGS)
+
+notebooks: $(STAMP) ## write experiments/notebooks/*.ipynb from the scripts beside them
+	@$(PY) tools/notebooks.py
 
 lock: ## resolve the dependencies of pyproject.toml again into requirements.lock (ARGS=--upgrade for newer ones)
 	@echo "resolving dependencies"
