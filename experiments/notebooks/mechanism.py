@@ -15,7 +15,7 @@
 #
 # Three runs on Digits, whose four domains are turned against each other: hard sharing (`hps`), MoLA-Grad and
 # MoLA-Router. Then the looks of `mola-analyze`, one question each; [docs/analysis.md](../../docs/analysis.md) says
-# how each number is made. Five minutes on two CPU cores; runs that are there already are taken as they are.
+# how each number is made. It takes minutes on two CPU cores; runs that are there already are taken as they are.
 
 # %%
 import os
@@ -76,8 +76,9 @@ def look(methods: list[str], *looks: str) -> None:
 # ## Do the domains pull the shared weights apart?
 #
 # The cosine of two domains' gradients with respect to the weights that they share, stage by stage: below zero, a step
-# for one undoes a part of the other's. Under hard sharing all conflict is in these weights; MoLA-Grad has moved a
-# part of it into experts, which are a domain's own. Compare stage by stage.
+# for one undoes a part of the other's. Under hard sharing all conflict is in these weights; under MoLA-Grad a part of
+# it can go into the experts, which are a domain's own. Blue and orange are to be compared stage by stage: the shared
+# weights of the two are not the same.
 
 # %%
 look(["hps", "mola_grad"], "conflict")

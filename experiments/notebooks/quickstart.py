@@ -13,10 +13,10 @@
 #
 # **How do I train one model on several domains, in ten lines of Python?**
 #
-# Digits holds four domains of the same ten classes, each turned by an angle of its own: what suits one domain hurts
-# another. A MoLA-Router keeps low-rank experts inside one small network; a second, smaller network looks at each
-# image and mixes them. All images come from Python packages that are installed already. About two minutes on two CPU
-# cores.
+# Digits holds four domains of the same ten classes, each turned by an angle of its own, so that images of one class
+# want different filters in different domains. A MoLA-Router keeps low-rank experts inside one small network; a second
+# network looks at each image and mixes them. All images come from Python packages that are installed already. It
+# takes minutes on a CPU.
 #
 # The other method, MoLA-Grad, picks the expert by the domain's name instead of looking at the image: write `MoLAGrad`
 # for `MoLARouter`, and see how the last figure changes.

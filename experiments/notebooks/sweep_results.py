@@ -14,9 +14,9 @@
 # **Which method is better, and is the difference more than the luck of the seeds?**
 #
 # Three methods on Digits, several seeds each, trained by one command; everything after it reads run folders only, so
-# it serves any sweep of yours: put its folder in place of `SWEEP`. Ten minutes on one CPU core
-# (`hydra/launcher=joblib hydra.launcher.n_jobs=2` trains two runs at a time); runs that are there already are taken
-# as they are.
+# it serves any sweep of yours: put its folder in place of `SWEEP`. Nine runs take minutes on a CPU
+# (`hydra/launcher=joblib hydra.launcher.n_jobs=2` trains two at a time); runs that are there already are taken as
+# they are.
 
 # %%
 import json
@@ -71,7 +71,7 @@ call(
 
 # %%
 runs = load_runs([SWEEP])
-display(problems(runs))
+display(problems(runs) or "nothing to remark")
 each = scores(runs)
 display(each)
 
