@@ -112,7 +112,7 @@ def test_quickstart_in_a_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.slow
 def test_your_own_data() -> None:
-    names = execute("your_own_data", PHOTOGRAPHS=30, EPOCHS=6, SIZE=24, BASELINES="hps", MOLA="mola_grad")
+    names = execute("your_own_data", PHOTOGRAPHS=40, EPOCHS=7, SIZE=24, BASELINES="hps", MOLA="mola_grad")
     names["HERE"].cleanup()
 
 
