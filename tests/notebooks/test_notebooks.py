@@ -25,7 +25,7 @@ from mola_lightning.analysis import Run
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "notebooks"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
-DIGITS: dict[str, Any] = {"NUM_TRAIN": 120, "EPOCHS": 5, "IMAGE_SIZE": 14}
+DIGITS: dict[str, Any] = {"NUM_TRAIN": 200, "EPOCHS": 3, "IMAGE_SIZE": 14}
 
 Script = Callable[[str], ModuleType]
 
