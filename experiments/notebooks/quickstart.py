@@ -66,7 +66,7 @@ model = MoLARouter(data.tasks, create_small_resnet, image_shape=data.image_shape
 trainer = Trainer(
     max_epochs=EPOCHS,
     accelerator="cpu",
-    callbacks=[TestRecords(FOLDER)],  # keeps what the figures below are drawn from
+    callbacks=[TestRecords(FOLDER, num_conflict_batches=0)],  # keeps what the figures below are drawn from
     logger=False,
     enable_checkpointing=False,
     enable_progress_bar=False,
@@ -97,7 +97,7 @@ display(Image(save(figure, FOLDER / "confusion_photo"), retina=True))
 
 # %% [markdown]
 # Who uses which expert: the mean mixing weights of each domain's test images. Rows that are alike are domains that
-# share their experts; nobody told the router which image is of which domain. `mechanism.ipynb` looks closer.
+# share their experts; the router sees the image only, not the name of its domain. `mechanism.ipynb` looks closer.
 
 # %%
 figure = mixing_heatmap(found.mean_mixing, found.tasks)
