@@ -56,7 +56,9 @@ def test_every_config_and_module_is_inside(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
     configs = {f"mola_lightning/conf/{path.relative_to(ROOT / 'conf')}" for path in ROOT.glob("conf/**/*.yaml")}
-    modules = {str(path.relative_to(ROOT / "src")) for path in ROOT.glob("src/**/*.py")}
+    modules = {
+        str(path.relative_to(ROOT / "src")) for kind in ("py", "css", "js") for path in ROOT.glob(f"src/**/*.{kind}")
+    }
     assert configs
     assert configs | modules <= inside, f"missing: {sorted((configs | modules) - inside)}"
     ours = ("mola_lightning", "hydra_plugins/mola_optuna_sweeper/")

@@ -60,13 +60,7 @@ def analyze(
     if settings.get("swap_images") is not None:
         positive_int("swap_images", settings["swap_images"])
     one_of("embedding", settings.get("embedding", "pca"), METHODS)
-    subjects = []
-    for run in runs:
-        loaded = load_run(run, checkpoint, overrides)
-        label = f"{loaded.cfg.method or loaded.module.architecture.method}, seed {loaded.cfg.seed}"
-        module = loaded.module.to(torch.device(device)).eval()
-        dataset = loaded.data.dataset("test" if split == "test" else "val")
-        subjects.append(Subject(label, run / "analysis", module, dataset, **settings))
+    subjects = [subject_of(run, checkpoint, split, device, overrides, **settings) for run in runs]
     twice = {label for label, count in Counter(subject.label for subject in subjects).items() if count > 1}
     for subject in subjects:
         subject.label += f" ({subject.folder.parent.name})" if subject.label in twice else ""
@@ -75,6 +69,22 @@ def analyze(
     if len(subjects) > 1:
         found["comparison"] = compare_runs(subjects, found, output or subjects[0].folder)
     return found
+
+
+def subject_of(
+    run: Path,
+    checkpoint: str = "best",
+    split: str = "test",
+    device: str = "cpu",
+    overrides: Sequence[str] | None = None,
+    **settings: Any,
+) -> Subject:
+    """A run, loaded to be looked into; arguments as of :func:`analyze`."""
+    loaded = load_run(run, checkpoint, overrides)
+    label = f"{loaded.cfg.method or loaded.module.architecture.method}, seed {loaded.cfg.seed}"
+    module = loaded.module.to(torch.device(device)).eval()
+    dataset = loaded.data.dataset("test" if split == "test" else "val")
+    return Subject(label, run / "analysis", module, dataset, **settings)
 
 
 def _table(label: str, results: Mapping[str, Result]) -> Table:

@@ -9,16 +9,15 @@ from pathlib import Path
 from rich.console import Console
 
 from mola_lightning.analysis import Run, load_runs
-from mola_lightning.cli.analyze import analyze
+from mola_lightning.analysis.comparing import check_comparable, compare_runs
+from mola_lightning.analysis.looks import take
+from mola_lightning.cli.analyze import subject_of
 from mola_lightning.cli.errors import command
 from mola_lightning.core import RunFolderError
 
-# Look -> the methods it is taken of, and the figures of it that are kept.
-LOOKS = {
-    "conflict": (("hps", "mola_grad", "mola_router"), ("conflict_runs",)),
-    "routing": (("mola_router",), ("routing_mixing", "routing_scatter")),
-    "swap": (("mola_grad",), ("swap",)),
-}
+METHODS = ("hps", "mola_grad", "mola_router")
+# Look -> the method it is taken of, besides the conflict of all, and the figures of it that are kept.
+LOOKS = {"routing": ("mola_router", ("routing_mixing", "routing_scatter")), "swap": ("mola_grad", ("swap",))}
 
 
 def draw_mechanism(runs: Sequence[Run], folder: Path) -> list[Path]:
@@ -27,7 +26,7 @@ def draw_mechanism(runs: Sequence[Run], folder: Path) -> list[Path]:
     Numbers stay in the ``analysis`` folders of the runs. A look whose methods are not there is left out.
 
     Args:
-        runs: finished runs; of each method the one with the lowest seed is looked into.
+        runs: finished runs on one data set; of each method the one with the lowest seed is looked into.
         folder: where the figures go; created if missing.
 
     Returns:
@@ -36,14 +35,17 @@ def draw_mechanism(runs: Sequence[Run], folder: Path) -> list[Path]:
     first: dict[str, Path] = {}
     for run in sorted((run for run in runs if run.state == "done"), key=lambda run: run.seed):
         first.setdefault(run.method, run.folder)
+    subjects = {method: subject_of(first[method]) for method in METHODS if method in first}
     drawn = []
-    for look, (methods, figures) in LOOKS.items():
-        folders = [first[method] for method in methods if method in first]
-        if not folders:
-            continue
-        found = analyze(folders, [look])
-        written = {path.stem: path for results in found.values() if look in results for path in results[look].files}
-        drawn += [_copy(written[name], folder) for name in figures if name in written]
+    if len(subjects) > 1:
+        check_comparable(list(subjects.values()))
+        found = {subject.label: {"conflict": take(subject, "conflict")} for subject in subjects.values()}
+        compared = compare_runs(list(subjects.values()), found, folder)
+        drawn += [path for result in compared.values() for path in result.files if path.suffix == ".png"]
+    for look, (method, figures) in LOOKS.items():
+        if method in subjects:
+            written = {path.stem: path for path in take(subjects[method], look).files}
+            drawn += [_copy(written[name], folder) for name in figures if name in written]
     return drawn
 
 
@@ -63,13 +65,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a folder that holds runs of them")
     parser.add_argument("--figures", type=Path, required=True, metavar="DIR", help="where the figures go")
     arguments = parser.parse_args()
-    started, console = time.monotonic(), Console()
+    started, busy, console = time.monotonic(), time.process_time(), Console()
     drawn = draw_mechanism(load_runs([arguments.folder]), arguments.figures)
     if not drawn:
         raise RunFolderError(f"{arguments.folder} holds no finished run of hps, mola_grad or mola_router")
     for path in drawn:
         console.print(f"drew {path}", soft_wrap=True, highlight=False)
-    console.print(f"in {time.monotonic() - started:.0f} s")
+    console.print(f"in {time.monotonic() - started:.0f} s, {time.process_time() - busy:.0f} s of them computing")
 
 
 if __name__ == "__main__":

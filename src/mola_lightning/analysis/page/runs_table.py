@@ -71,7 +71,7 @@ def runs_left_out(runs: Sequence[Run], names: Mapping[Path, str]) -> Markup:
             [
                 Cell(names[run.folder]),
                 Cell(run.state),
-                Cell(_short(run.problem or (f"debug={run.debug}" if run.debug else "not asked for"))),
+                Cell(_short(run.problem or (f"debug={run.debug}" if run.debug else "in no comparison"))),
             ],
             run_details(run),
             _words(run),

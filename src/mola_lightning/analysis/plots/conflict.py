@@ -26,6 +26,7 @@ def conflict_by_stage(runs: Mapping[str, pd.DataFrame]) -> Figure:
     """
     groups = list(dict.fromkeys(group for table in runs.values() for group in table.index))
     figure = new_figure(max(7.5, 3 * (0.36 * len(groups) + 1.0)), 3.0 + 0.25 * (len(runs) > 1))
+    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr,call-arg]
     grid = figure.subplots(1, 3)
     for axes, (column, (label, limits)) in zip(grid, PANELS.items(), strict=True):
         for i, (name, table) in enumerate(runs.items()):
