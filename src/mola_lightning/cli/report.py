@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console, errors = Console(width=None if sys.stdout.isatty() else WIDE), Console(stderr=True)
     try:
         if arguments.over:
+            require(arguments.html is None, "--html shows methods side by side: leave out --over, or --html")
             report_over(
                 load_runs(arguments.folders),
                 arguments.over,
