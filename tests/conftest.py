@@ -32,9 +32,13 @@ def pytest_configure(config: pytest.Config) -> None:
         HF_HUB_OFFLINE="1",
     )
     torch.set_num_threads(1)
-    import mola_lightning.core.lean_timm  # noqa: F401 - before a test imports timm, which would bring wandb along
 
-    gc.disable()  # while modules are imported, which leaves no garbage
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Imports leave no garbage to look for; and none may be of timm itself, which would bring wandb along."""
+    if isinstance(collector, pytest.Session):
+        gc.disable()
+        import mola_lightning.core.lean_timm  # noqa: F401
 
 
 def pytest_collection_finish() -> None:

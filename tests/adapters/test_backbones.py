@@ -22,9 +22,14 @@ SIZES = {
     "vit_tiny_patch16_224": 32,
     "tf_efficientnet_lite0": 32,
 }
+# Blocks that a network repeats are there fewer times; test_layers.py has layers of every shape.
 OPTIONS = {
-    "convnext_atto": {"ls_init_value": 1.0},  # 1e-6, as it starts with, would hide whatever the experts do
-    "resnet50": {"layers": (2, 2, 1, 1)},  # its blocks, fewer times
+    "resnet50": {"layers": (2, 2, 1, 1)},
+    "convnext_atto": {
+        "depths": (1, 1, 2, 1),
+        "ls_init_value": 1.0,  # 1e-6, as it starts with, would hide whatever the experts do
+    },
+    "vit_tiny_patch16_224": {"depth": 4},
 }
 CASES = [(name, kind) for name in SIZES for kind in ("reshaped", "factorised")]
 CASES += [("resnet18", "full"), ("tf_efficientnet_lite0", "full")]
