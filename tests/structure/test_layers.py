@@ -22,6 +22,7 @@ NEIGHBOURS = {
     ("training", "analysis"),
     ("benchmarks", "training"),
     ("deployment", "training"),
+    ("deployment", "analysis"),
 }
 CONFIG_LIBRARIES = {"hydra", "omegaconf"}
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -43,9 +43,13 @@ def load_run(run: Path, checkpoint: str = "best", overrides: Sequence[str] | Non
         cfg.merge_with_dotlist(list(overrides or []))
     except OmegaConfBaseException as error:
         raise ConfigError(f"overrides of {config}: {error}") from error
-    named = checkpoint in ("best", "last")
-    weights = load_checkpoint(run / "checkpoints" / f"{checkpoint}.ckpt" if named else Path(checkpoint))
+    weights = load_checkpoint(checkpoint_file(run, checkpoint))
     data = build_data(cfg)
     module = build_module(cfg, data)
     module.load_state_dict(weights["state_dict"])
     return LoadedRun(cfg, data, module)
+
+
+def checkpoint_file(run: Path, checkpoint: str) -> Path:
+    """The file of a run's ``best`` or ``last`` checkpoint, or the one that is named."""
+    return run / "checkpoints" / f"{checkpoint}.ckpt" if checkpoint in ("best", "last") else Path(checkpoint)

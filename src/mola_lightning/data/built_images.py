@@ -18,7 +18,7 @@ from mola_lightning.data.cache import cache_folder, read_arrays, write_arrays
 from mola_lightning.data.contact_sheet import draw_contact_sheet, write_sheet
 from mola_lightning.data.digit_sources import SIZE, Part, resize
 from mola_lightning.data.memory import InMemoryDataset
-from mola_lightning.data.transforms import Normalize, RandomShift
+from mola_lightning.data.transforms import ImageTransforms, RandomShift
 
 
 class Content(Protocol):
@@ -136,9 +136,15 @@ class BuiltImages(Source):
             targets[task] = (torch.arange(start, start + len(part.labels)), torch.from_numpy(part.labels.copy()))
             start += len(part.labels)
         # [0, 1] to [-1, 1] for all tasks alike: statistics of each would take away a part of their difference.
-        normalize = Normalize(mean=0.5, std=0.5)
+        normalize = self.transforms.normalize
         shift = self._shift if split == "train" else None
         return InMemoryDataset(self.tasks, torch.from_numpy(np.concatenate(images)), targets, normalize, shift)
+
+    @property
+    def transforms(self) -> ImageTransforms:
+        """What makes an input of the model of an image file, at evaluation; it is not turned or placed."""
+        channels, size, _ = self.image_shape
+        return ImageTransforms(size, mean=0.5, std=0.5, channels=channels)
 
     def _seen(self, images: np.ndarray, task: str) -> np.ndarray:
         """(n, 28, 28[, 3]) uint8 -> (n, channels, image_size, image_size) uint8."""

@@ -1,0 +1,137 @@
+"""``mola-predict run=<folder> input=<folder>``: what a trained model says of image files."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mola_lightning.cli.errors import command, setup_logging
+from mola_lightning.cli.loading import checkpoint_file, load_run
+from mola_lightning.core import ConfigError
+from mola_lightning.core.errors import one_of, positive_int
+from mola_lightning.deployment.answers import Answers
+from mola_lightning.deployment.calibration import load_temperatures
+from mola_lightning.deployment.choices import default_choice
+from mola_lightning.deployment.inputs import ImageFiles, find_images, transforms_for
+from mola_lightning.deployment.mapping import file_digest, load_choice
+from mola_lightning.deployment.parts import PartedTable, check_output
+from mola_lightning.deployment.predict import predict_missing
+
+AUTO = "auto"
+SHOWN = 10  # bad images that are listed on the screen
+
+
+class Predicted(NamedTuple):
+    """How many inputs there were, and (image, reason) of those that could not be read."""
+
+    images: int
+    bad: list[tuple[str, str]]
+
+
+def predict(
+    run: Path,
+    input: str,
+    output: Path,
+    task: str = AUTO,
+    choose_by: str | None = None,
+    column: str = "image",
+    top_k: int = 1,
+    calibration: str = AUTO,
+    checkpoint: str = "best",
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    device: str = "cpu",
+    overwrite: bool = False,
+    overrides: Sequence[str] | None = None,
+) -> Predicted:
+    """Predict image files into a table; one that was killed goes on where it was.
+
+    Args:
+        run: the run folder.
+        input: see :func:`find_images`, also for ``column``.
+        output: the table, .csv or .parquet.
+        task: whose head answers, or ``auto``.
+        choose_by: how ``auto`` chooses, see :func:`load_choice`; None: :func:`default_choice`.
+        column: of an input table, with the paths.
+        top_k: classes to name.
+        calibration: ``auto`` or ``none``.
+        checkpoint: ``best``, ``last`` or a file.
+        batch_size: images of a pass; None: of the run's evaluation.
+        num_workers: None: the run's.
+        device: where the model runs.
+        overwrite: whether an output that is there may be replaced.
+        overrides: of the run's own config, ``key=value``.
+    """
+    check_output(output)
+    positive_int("top_k", top_k)
+    one_of("calibration", calibration, (AUTO, "none"))
+    inputs = find_images(input, column)
+    loaded = load_run(run, checkpoint, overrides)
+    module, data, weights = loaded.module.to(torch.device(device)).eval(), loaded.data, checkpoint_file(run, checkpoint)
+    one_of("task", task, (AUTO, *module.names))
+    named = None if task == AUTO else task
+    transforms = transforms_for(data.source, named)
+    by = (choose_by or default_choice(module)) if named is None else None
+    choice = None if by is None else load_choice(module, by, run, weights, data)
+    temperatures = load_temperatures(run, weights) if calibration == AUTO else {}
+    answers = Answers(module, named, choice, top_k, temperatures)
+    key = {
+        "checkpoint": file_digest(weights),
+        "input": inputs.paths.digest(),
+        "task": task,
+        "choose_by": by,
+        "top_k": top_k,
+        "temperatures": temperatures,
+        "image_shape": transforms.image_shape,
+    }
+    table = PartedTable(output, ["image", *answers.columns], answers.numbers, key, len(inputs.paths), overwrite)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
+        left = sum(map(len, table.missing()))
+        bar = progress.add_task("images", total=len(inputs.paths), completed=len(inputs.paths) - left)
+        predict_missing(
+            answers,
+            ImageFiles(inputs, transforms),
+            table,
+            data.eval_batch_size if batch_size is None else batch_size,
+            data.num_workers if num_workers is None else num_workers,
+            lambda images: progress.advance(bar, images),
+        )
+    return Predicted(len(inputs.paths), table.finish())
+
+
+def _job(cfg: DictConfig) -> None:
+    setup_logging()
+    if OmegaConf.is_missing(cfg, "run"):
+        raise ConfigError(
+            "which run? Give the folder that mola-train printed: mola-predict run=<folder> input=<folder>"
+        )
+    if cfg.input is None:
+        raise ConfigError(
+            "which images? Give a folder, a .csv file or a pattern: mola-predict run=<folder> input=<...>"
+        )
+    settings: dict[str, Any] = {str(key): cfg[key] for key in cfg if key not in ("run", "input", "output", "overrides")}
+    found = predict(Path(cfg.run), str(cfg.input), Path(cfg.output), overrides=list(cfg.overrides), **settings)
+    console = Console()
+    console.print(f"{found.images - len(found.bad)} images predicted", soft_wrap=True)
+    if found.bad:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(r for _, r in found.bad).items())
+        console.print(f"{len(found.bad)} images could not be read ({reasons}):", soft_wrap=True)
+        for image, reason in found.bad[:SHOWN]:
+            console.print(f"  {image}: {reason}", soft_wrap=True, markup=False, highlight=False)
+        if len(found.bad) > SHOWN:
+            console.print(f"  and {len(found.bad) - SHOWN} more, all in {cfg.output}.json", soft_wrap=True)
+    console.print(f"written to {cfg.output}", soft_wrap=True, highlight=False)
+
+
+main = command(hydra.main(config_path="pkg://mola_lightning.conf", config_name="predict", version_base="1.3")(_job))
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Fitting, keeping and finding again how a model's images are given a task."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from mola_lightning.analysis.sampling import move, task_batches
+from mola_lightning.core import RunFolderError
+from mola_lightning.core.errors import one_of
+from mola_lightning.core.files import atomic_write
+from mola_lightning.data import MultiTaskDataModule
+from mola_lightning.data.base import TaskDataset
+from mola_lightning.deployment.choices import (
+    CHOICES,
+    LeastEntropy,
+    LinearChoice,
+    TaskChoice,
+    check_choice,
+    read_evidence,
+)
+
+NUM_ROWS = 800  # training images of each task that a classifier of tasks is fitted on, at most
+
+
+@torch.no_grad()
+def fit_linear_choice(
+    module: Any,
+    dataset: TaskDataset,
+    reads: str,
+    batch_size: int = 256,
+    num_rows: int | None = NUM_ROWS,
+    seed: int = 0,
+) -> LinearChoice:
+    """Multinomial logistic regression of the task on what the model knows of an image (L2, C = 1, standardised).
+
+    Args:
+        module: a MultiTaskModule.
+        dataset: the training split; its images come without augmentation.
+        reads: ``router`` or ``mapper``, see :class:`LinearChoice`.
+        batch_size: images in a pass.
+        num_rows: of each task, drawn; all when None.
+        seed: of the draw.
+    """
+    module.eval()
+    evidence, ids = [], []
+    for t, task in enumerate(module.tasks):
+        for batch in task_batches(dataset, task, batch_size, num_rows, seed):
+            found, _ = read_evidence(module, move(batch, module).images, reads)
+            evidence.append(found.double().cpu().numpy())
+            ids.append(np.full(len(found), t))
+    x, y = np.concatenate(evidence), np.concatenate(ids)
+    num_tasks = len(module.tasks)
+    if num_tasks == 1:
+        return LinearChoice(reads, torch.zeros(1, x.shape[1]), torch.zeros(1))
+    mean, scale = x.mean(axis=0), x.std(axis=0)
+    scale[scale < 1e-9] = 1.0  # a feature that never changes says nothing
+    model = LogisticRegression(max_iter=2000, class_weight="balanced").fit((x - mean) / scale, y)
+    weight, bias = model.coef_, model.intercept_
+    if num_tasks == 2:  # scikit-learn keeps one row, of the second class
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    weight = weight / scale
+    bias = bias - weight @ mean
+    return LinearChoice(reads, torch.from_numpy(weight).float(), torch.from_numpy(bias).float())
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file: 16 hex digits, which tell one checkpoint from another."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def load_choice(module: Any, by: str, run: Path, checkpoint: Path, data: MultiTaskDataModule) -> TaskChoice:
+    """The way to choose, fitted when first asked for and kept in ``<run>/task_choice_<by>_<checkpoint>.json``.
+
+    Args:
+        module: of the run.
+        by: one of :data:`CHOICES`.
+        run: the run folder.
+        checkpoint: the file that the weights come from; what was fitted on another one is fitted again.
+        data: whose training split a classifier is fitted on.
+
+    Raises:
+        ConfigError: when the model has nothing to choose by.
+    """
+    one_of("the way to choose a task", by, CHOICES)
+    check_choice(module, by)
+    if by == "entropy":
+        return LeastEntropy()
+    path, digest = run / f"task_choice_{by}_{checkpoint.stem}.json", file_digest(checkpoint)
+    kept = read_json(path)
+    if kept.get("checkpoint") == digest and kept.get("tasks") == list(module.names):
+        return LinearChoice(by, torch.tensor(kept["weight"]), torch.tensor(kept["bias"]))
+    choice = fit_linear_choice(module, data.dataset("train"), by)
+    with atomic_write(path) as file:
+        content = {"checkpoint": digest, "tasks": list(module.names)}
+        json.dump({**content, "weight": choice.weight.tolist(), "bias": choice.bias.tolist()}, file)
+    return choice
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file of ours; empty where there is none.
+
+    Raises:
+        RunFolderError: when it cannot be read.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"cannot read {path}: {error}. Delete it; it is made again.") from error
+    return content
