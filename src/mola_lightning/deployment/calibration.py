@@ -43,7 +43,7 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     low, high = (float(-torch.tensor(bound).double().log()) for bound in reversed(BOUNDS))
     for _ in range(50):
         middle = (low + high) / 2
-        if slope(middle) < 0:  # surer would be better
+        if slope(middle) <= 0:  # surer would be better, or is as good: rows that are all certain have a slope of 0
             low = middle
         else:
             high = middle

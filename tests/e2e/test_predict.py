@@ -1,0 +1,113 @@
+"""mola-predict and what mola-eval says of probabilities and of unknown tasks, on small runs."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mola_lightning.cli.evaluate import calibrate_run, evaluate_without_task_ids
+from mola_lightning.cli.evaluate import main as evaluate_main
+from mola_lightning.cli.predict import main
+from mola_lightning.data import Digits
+
+
+@pytest.fixture(scope="module")
+def copies(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(runs, tmp_path_factory.mktemp("predict") / "runs"))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The test images of a domain as files, named by number and class, and one that cannot be read."""
+    test = Digits(num_train=24, image_size=14).dataset("test")
+    first = int((test.task_ids() == 3).argmax())
+    folder = tmp_path_factory.mktemp("photos")
+    for row in range(first, len(test)):
+        image = test.images[row].permute(1, 2, 0).numpy()
+        Image.fromarray(image).save(folder / f"{row}_{int(test[row].targets['photo'])}.png")
+    (folder / "broken.png").write_bytes(b"")
+    return folder
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_predictions_are_those_of_the_evaluation(
+    copies: Path, photos: Path, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    output = tmp_path / "out.csv"
+    arguments = (f"run={copies / 'mola'}", f"input={photos}", "task=photo", f"output={output}", "top_k=3")
+    outcome = command(main, *arguments)
+    assert outcome.code == 0, outcome.err
+    assert "broken.png: empty" in outcome.out
+    rows = read(output)
+    right = sum(row["label"] == Path(row["image"]).stem.split("_")[1] for row in rows) / len(rows)
+    summary = json.loads((copies / "mola" / "summary.json").read_text())
+    assert right == pytest.approx(summary["test"]["photo"]["accuracy"], abs=2 / len(rows))  # ties may fall otherwise
+    assert len({row["image"] for row in rows}) == len(rows) == 800
+    before = output.stat().st_mtime_ns
+    assert command(main, *arguments).code == 0
+    assert output.stat().st_mtime_ns == before
+    refused = command(main, *arguments, "top_k=2")
+    assert (refused.code, "top_k: 3 there, 2 here" in refused.err) == (1, True)
+
+
+def test_the_task_is_chosen_where_nobody_says_it(
+    copies: Path, photos: Path, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(photos.glob("*.png"))[:40]:
+        shutil.copy(path, few)
+    for run, by in (("mola", "router"), ("hps", "mapper")):
+        outcome = command(main, f"run={copies / run}", f"input={few}", f"output={tmp_path / run}.csv")
+        assert outcome.code == 0, outcome.err
+        assert json.loads((tmp_path / f"{run}.csv.json").read_text())["key"]["choose_by"] == by
+        assert all(0.25 <= float(row["task_score"]) <= 1 for row in read(tmp_path / f"{run}.csv"))
+
+
+def test_an_evaluation_with_calibration_and_without_task_ids(copies: Path, command: Callable[..., Any]) -> None:
+    run = copies / "hps"
+    outcome = command(evaluate_main, f"run={run}", "calibrate=true", "target_agnostic=[entropy,mapper]")
+    assert outcome.code == 0, outcome.err
+    assert "ece_before" in outcome.out
+    found = json.loads((run / "target_agnostic_test_best.json").read_text())
+    assert list(found) == ["task_id", "entropy", "mapper"]
+    summary = json.loads((run / "summary.json").read_text())["test"]
+    for name in ("mnist", "optdigits", "printed", "photo", "mean"):
+        assert found["task_id"][name]["accuracy"] == pytest.approx(summary[name]["accuracy"], abs=0.003)
+        assert found["mapper"][name]["task_accuracy"] > 0.5
+    temperatures = json.loads((run / "calibration_best.json").read_text())["tasks"]
+    assert set(temperatures) == {"mnist", "optdigits", "printed", "photo"}
+
+
+def test_each_way_that_a_model_allows(copies: Path) -> None:
+    assert list(evaluate_without_task_ids(copies / "mola")[0]) == ["task_id", "router", "entropy", "mapper"]
+    found, path = calibrate_run(copies / "mola")
+    assert path.name == "calibration_best.json"
+    assert all(values["ece_after"] < 0.5 for values in found.values())
+
+
+def test_what_it_refuses(copies: Path, photos: Path, command: Callable[..., Any], tmp_path: Path) -> None:
+    run = f"run={copies / 'hps'}"
+    refusals = {
+        "mola-predict run=<folder>": (),
+        "which images?": (run,),
+        "no run folder": (f"run={tmp_path}", f"input={photos}"),
+        "task must be one of 'auto', 'mnist'": (run, f"input={photos}", "task=nonsense"),
+        "no router that reads the image": (run, f"input={photos}", "choose_by=router"),
+        "output must end in": (run, f"input={photos}", "output=out.xlsx"),
+        "top_k must be an integer >= 1, got 0": (run, f"input={photos}", "top_k=0"),
+    }
+    for message, arguments in refusals.items():
+        outcome = command(main, *arguments)
+        assert outcome.code == 1
+        assert message in outcome.err
+        assert "Traceback" not in outcome.err
