@@ -13,6 +13,7 @@ from PIL import Image
 from mola_lightning.cli.evaluate import calibrate_run, evaluate_without_task_ids
 from mola_lightning.cli.evaluate import main as evaluate_main
 from mola_lightning.cli.predict import main
+from mola_lightning.cli.target_agnostic import main as agnostic_main
 from mola_lightning.data import Digits
 
 
@@ -111,3 +112,17 @@ def test_what_it_refuses(copies: Path, photos: Path, command: Callable[..., Any]
         assert outcome.code == 1
         assert message in outcome.err
         assert "Traceback" not in outcome.err
+
+
+def test_runs_side_by_side(copies: Path, command: Callable[..., Any], tmp_path: Path) -> None:
+    arguments = (str(copies), "--output", str(tmp_path / "T.md"), "--csv", str(tmp_path / "T.csv"))
+    outcome = command(agnostic_main, *arguments)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out == (tmp_path / "T.md").read_text()
+    rows = read(tmp_path / "T.csv")
+    ways = {(row["method"], row["chosen_by"]) for row in rows}
+    assert ways == {("hps", "entropy"), ("hps", "mapper")} | {
+        ("mola_router", w) for w in ("router", "entropy", "mapper")
+    }
+    refused = command(agnostic_main, str(tmp_path))
+    assert (refused.code, "no runs found" in refused.err) == (1, True)

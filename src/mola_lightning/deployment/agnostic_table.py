@@ -1,0 +1,71 @@
+"""Runs side by side without task ids: how often each finds the task, and what that costs its answers."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from mola_lightning.deployment.agnostic import Accuracies
+
+KNOWN = "task_id"
+
+
+class Evaluated(NamedTuple):
+    """A run, and what :func:`target_agnostic_accuracy` found of it."""
+
+    method: str
+    seed: int
+    found: dict[str, Accuracies]
+
+
+def agnostic_frame(runs: Iterable[Evaluated]) -> pd.DataFrame:
+    """Every number: a row for each run, way to choose and task (``mean`` included), in percent.
+
+    Columns: ``method``, ``seed``, ``chosen_by``, ``task``, ``task_found`` (how often the task was the right one),
+    ``known`` (accuracy with the task id) and ``accuracy`` (without).
+    """
+    rows = [
+        {
+            "method": run.method,
+            "seed": run.seed,
+            "chosen_by": way,
+            "task": task,
+            "task_found": 100 * values["task_accuracy"],
+            "known": 100 * run.found[KNOWN][task]["accuracy"],
+            "accuracy": 100 * values["accuracy"],
+        }
+        for run in runs
+        for way, tasks in run.found.items()
+        if way != KNOWN
+        for task, values in tasks.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def agnostic_markdown(frame: pd.DataFrame) -> str:
+    """A row for each method and way to choose: mean ± standard deviation over seeds, the best mean accuracy first."""
+    tasks = list(dict.fromkeys(frame["task"]))  # the mean comes last
+    table = []
+    for (method, way), rows in frame.groupby(["method", "chosen_by"], sort=False):
+        of_mean = rows[rows["task"] == "mean"]
+        cells = [_spread(of_mean[column]) for column in ("task_found", "known")]
+        cells += [_spread(rows.loc[rows["task"] == task, "accuracy"]) for task in tasks]
+        table.append((float(of_mean["accuracy"].mean()), [str(method), str(way), *cells]))
+    header = ["method", "task chosen by", "task found", "with task id", *tasks]
+    ordered = [cells for _, cells in sorted(table, key=lambda row: -row[0])]
+    return _lines([header, *ordered])
+
+
+def _spread(values: pd.Series) -> str:
+    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    left = 2  # columns of words; the others hold numbers
+    padded = [
+        [cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        for row in rows
+    ]
+    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [padded[0], rule, *padded[1:]])
