@@ -1,5 +1,6 @@
 """Callbacks of a training run."""
 
+from mola_lightning.training.callbacks.added_tasks import AddedTasks
 from mola_lightning.training.callbacks.conflict import ConflictMonitor
 from mola_lightning.training.callbacks.fast import FastNetwork
 from mola_lightning.training.callbacks.progress import Progress
@@ -10,6 +11,7 @@ from mola_lightning.training.callbacks.routing import RoutingMonitor
 from mola_lightning.training.callbacks.step_timer import StepTimer
 
 __all__ = [
+    "AddedTasks",
     "ConflictMonitor",
     "FastNetwork",
     "Progress",
