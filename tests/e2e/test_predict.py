@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mola_lightning.cli.evaluate import calibrate_run, evaluate_without_task_ids
+from mola_lightning.cli.evaluate import calibrate_run, evaluate, evaluate_without_task_ids
 from mola_lightning.cli.evaluate import main as evaluate_main
 from mola_lightning.cli.predict import main
+from mola_lightning.cli.remove_task import main as remove_main
 from mola_lightning.cli.target_agnostic import main as agnostic_main
 from mola_lightning.data import Digits
 
@@ -126,3 +127,18 @@ def test_runs_side_by_side(copies: Path, command: Callable[..., Any], tmp_path: 
     }
     refused = command(agnostic_main, str(tmp_path))
     assert (refused.code, "no runs found" in refused.err) == (1, True)
+
+
+@pytest.mark.parametrize("method", ["mola", "hps"])
+def test_a_run_without_a_task(method: str, copies: Path, command: Callable[..., Any], tmp_path: Path) -> None:
+    rest = "data.source.domains=[mnist,optdigits,photo]"
+    arguments = (f"run={copies / method}", "task=printed", f"output={tmp_path / 'new'}")
+    refused = command(remove_main, *arguments)
+    assert (refused.code, "should have the tasks mnist, optdigits, photo" in refused.err) == (1, True)
+    assert not (tmp_path / "new").exists()
+    outcome = command(remove_main, *arguments, f"overrides=['{rest}']")
+    assert outcome.code == 0, outcome.err
+    found, summary = evaluate(tmp_path / "new"), json.loads((copies / method / "summary.json").read_text())
+    assert list(found) == ["mnist", "optdigits", "photo", "mean"]
+    for name in ("mnist", "optdigits", "photo"):
+        assert found[name] == pytest.approx(summary["test"][name], abs=1e-3)

@@ -34,6 +34,16 @@ def load_run(run: Path, checkpoint: str = "best", overrides: Sequence[str] | Non
         RunFolderError: when the folder holds no run, or the checkpoint is missing or damaged.
         ConfigError: for an override of a key that the run's config does not have.
     """
+    cfg = load_config(run, overrides)
+    weights = load_checkpoint(checkpoint_file(run, checkpoint))
+    data = build_data(cfg)
+    module = build_module(cfg, data)
+    module.load_state_dict(weights["state_dict"])
+    return LoadedRun(cfg, data, module)
+
+
+def load_config(run: Path, overrides: Sequence[str] | None = None) -> Any:
+    """The config of a run; arguments and errors as of :func:`load_run`."""
     config = run / "config.yaml"
     if not config.is_file():
         raise RunFolderError(f"{run} is no run folder: it has no config.yaml. Give the folder that mola-train printed.")
@@ -43,11 +53,7 @@ def load_run(run: Path, checkpoint: str = "best", overrides: Sequence[str] | Non
         cfg.merge_with_dotlist(list(overrides or []))
     except OmegaConfBaseException as error:
         raise ConfigError(f"overrides of {config}: {error}") from error
-    weights = load_checkpoint(checkpoint_file(run, checkpoint))
-    data = build_data(cfg)
-    module = build_module(cfg, data)
-    module.load_state_dict(weights["state_dict"])
-    return LoadedRun(cfg, data, module)
+    return cfg
 
 
 def checkpoint_file(run: Path, checkpoint: str) -> Path:
