@@ -19,8 +19,13 @@ from mola_lightning.data import Digits
 
 
 @pytest.fixture(scope="module")
-def copies(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(shutil.copytree(runs, tmp_path_factory.mktemp("predict") / "runs"))
+def trained(train_small: Callable[..., float], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of MoLA-Router and one of HPS, without figures; tests write into their folders."""
+    folder = tmp_path_factory.mktemp("predict")
+    for method in ("mola", "hps"):
+        options = ("figures=false", "callbacks.records.num_conflict_batches=0", "trainer.max_epochs=1")
+        train_small(folder / method, f"architecture={method}", *options)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +47,16 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def test_predictions_are_those_of_the_evaluation(
-    copies: Path, photos: Path, command: Callable[..., Any], tmp_path: Path
+    trained: Path, photos: Path, command: Callable[..., Any], tmp_path: Path
 ) -> None:
     output = tmp_path / "out.csv"
-    arguments = (f"run={copies / 'mola'}", f"input={photos}", "task=photo", f"output={output}", "top_k=3")
+    arguments = (f"run={trained / 'mola'}", f"input={photos}", "task=photo", f"output={output}", "top_k=3")
     outcome = command(main, *arguments)
     assert outcome.code == 0, outcome.err
     assert "broken.png: empty" in outcome.out
     rows = read(output)
     right = sum(row["label"] == Path(row["image"]).stem.split("_")[1] for row in rows) / len(rows)
-    summary = json.loads((copies / "mola" / "summary.json").read_text())
+    summary = json.loads((trained / "mola" / "summary.json").read_text())
     assert right == pytest.approx(summary["test"]["photo"]["accuracy"], abs=2 / len(rows))  # ties may fall otherwise
     assert len({row["image"] for row in rows}) == len(rows) == 800
     before = output.stat().st_mtime_ns
@@ -62,21 +67,21 @@ def test_predictions_are_those_of_the_evaluation(
 
 
 def test_the_task_is_chosen_where_nobody_says_it(
-    copies: Path, photos: Path, command: Callable[..., Any], tmp_path: Path
+    trained: Path, photos: Path, command: Callable[..., Any], tmp_path: Path
 ) -> None:
     few = tmp_path / "few"
     few.mkdir()
     for path in sorted(photos.glob("*.png"))[:40]:
         shutil.copy(path, few)
     for run, by in (("mola", "router"), ("hps", "mapper")):
-        outcome = command(main, f"run={copies / run}", f"input={few}", f"output={tmp_path / run}.csv")
+        outcome = command(main, f"run={trained / run}", f"input={few}", f"output={tmp_path / run}.csv")
         assert outcome.code == 0, outcome.err
         assert json.loads((tmp_path / f"{run}.csv.json").read_text())["key"]["choose_by"] == by
         assert all(0.25 <= float(row["task_score"]) <= 1 for row in read(tmp_path / f"{run}.csv"))
 
 
-def test_an_evaluation_with_calibration_and_without_task_ids(copies: Path, command: Callable[..., Any]) -> None:
-    run = copies / "hps"
+def test_an_evaluation_with_calibration_and_without_task_ids(trained: Path, command: Callable[..., Any]) -> None:
+    run = trained / "hps"
     outcome = command(evaluate_main, f"run={run}", "calibrate=true", "target_agnostic=[entropy,mapper]")
     assert outcome.code == 0, outcome.err
     assert "ece_before" in outcome.out
@@ -90,15 +95,15 @@ def test_an_evaluation_with_calibration_and_without_task_ids(copies: Path, comma
     assert set(temperatures) == {"mnist", "optdigits", "printed", "photo"}
 
 
-def test_each_way_that_a_model_allows(copies: Path) -> None:
-    assert list(evaluate_without_task_ids(copies / "mola")[0]) == ["task_id", "router", "entropy", "mapper"]
-    found, path = calibrate_run(copies / "mola")
+def test_each_way_that_a_model_allows(trained: Path) -> None:
+    assert list(evaluate_without_task_ids(trained / "mola")[0]) == ["task_id", "router", "entropy", "mapper"]
+    found, path = calibrate_run(trained / "mola")
     assert path.name == "calibration_best.json"
     assert all(values["ece_after"] < 0.5 for values in found.values())
 
 
-def test_what_it_refuses(copies: Path, photos: Path, command: Callable[..., Any], tmp_path: Path) -> None:
-    run = f"run={copies / 'hps'}"
+def test_what_it_refuses(trained: Path, photos: Path, command: Callable[..., Any], tmp_path: Path) -> None:
+    run = f"run={trained / 'hps'}"
     refusals = {
         "mola-predict run=<folder>": (),
         "which images?": (run,),
@@ -115,8 +120,8 @@ def test_what_it_refuses(copies: Path, photos: Path, command: Callable[..., Any]
         assert "Traceback" not in outcome.err
 
 
-def test_runs_side_by_side(copies: Path, command: Callable[..., Any], tmp_path: Path) -> None:
-    arguments = (str(copies), "--output", str(tmp_path / "T.md"), "--csv", str(tmp_path / "T.csv"))
+def test_runs_side_by_side(trained: Path, command: Callable[..., Any], tmp_path: Path) -> None:
+    arguments = (str(trained), "--output", str(tmp_path / "T.md"), "--csv", str(tmp_path / "T.csv"))
     outcome = command(agnostic_main, *arguments)
     assert outcome.code == 0, outcome.err
     assert outcome.out == (tmp_path / "T.md").read_text()
@@ -130,15 +135,15 @@ def test_runs_side_by_side(copies: Path, command: Callable[..., Any], tmp_path: 
 
 
 @pytest.mark.parametrize("method", ["mola", "hps"])
-def test_a_run_without_a_task(method: str, copies: Path, command: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_run_without_a_task(method: str, trained: Path, command: Callable[..., Any], tmp_path: Path) -> None:
     rest = "data.source.domains=[mnist,optdigits,photo]"
-    arguments = (f"run={copies / method}", "task=printed", f"output={tmp_path / 'new'}")
+    arguments = (f"run={trained / method}", "task=printed", f"output={tmp_path / 'new'}")
     refused = command(remove_main, *arguments)
     assert (refused.code, "should have the tasks mnist, optdigits, photo" in refused.err) == (1, True)
     assert not (tmp_path / "new").exists()
     outcome = command(remove_main, *arguments, f"overrides=['{rest}']")
     assert outcome.code == 0, outcome.err
-    found, summary = evaluate(tmp_path / "new"), json.loads((copies / method / "summary.json").read_text())
+    found, summary = evaluate(tmp_path / "new"), json.loads((trained / method / "summary.json").read_text())
     assert list(found) == ["mnist", "optdigits", "photo", "mean"]
     for name in ("mnist", "optdigits", "photo"):
         assert found[name] == pytest.approx(summary["test"][name], abs=1e-3)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mola_lightning import MultiTaskDataModule
 from mola_lightning.core import ConfigError, Regime, TaskRows
-from mola_lightning.deployment.agnostic import chosen_logits, target_agnostic_accuracy
+from mola_lightning.deployment.agnostic import chosen_outputs, target_agnostic_accuracy
 from mola_lightning.deployment.choices import Chosen, LeastEntropy, TaskChoice, check_choice, default_choice
 from mola_lightning.deployment.mapping import fit_linear_choice, load_choice
 
@@ -32,8 +32,9 @@ def test_the_surest_task_answers_with_its_own_expert(method: str, make_model) ->
     uncertainty = torch.stack([-(q * q.log()).sum(dim=1) / torch.log(torch.tensor(float(q.shape[1]))) for q in p])
     assert torch.equal(chosen.task_ids, uncertainty.argmin(dim=0))
     torch.testing.assert_close(chosen.scores, 1 - uncertainty.min(dim=0).values, atol=1e-5, rtol=1e-4)
-    for row, found in enumerate(chosen_logits(module, images, chosen)):
-        torch.testing.assert_close(found, logits[chosen.task_ids[row]][row], atol=1e-5, rtol=1e-4)
+    for task, (rows, found) in chosen_outputs(module, images, chosen).items():
+        assert torch.equal(rows, (chosen.task_ids == task).nonzero().flatten())
+        torch.testing.assert_close(found, logits[task][rows], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("method", "reads"), [("mola_grad", "mapper"), ("mola_router", "router"), ("hps", "mapper")])
@@ -46,8 +47,8 @@ def test_a_classifier_finds_a_visible_task(method: str, reads: str, make_model, 
     chosen = choice.choose(module, images)
     assert (chosen.task_ids == torch.from_numpy(test.task_ids())).float().mean() > 0.95
     assert bool((chosen.scores >= 0.5).all())
-    for row, found in enumerate(chosen_logits(module, images, chosen)):
-        own = of_one_task(module, images[row : row + 1], module.names[chosen.task_ids[row]])[0]
+    for task, (rows, found) in chosen_outputs(module, images, chosen).items():
+        own = of_one_task(module, images[rows], module.names[task])
         torch.testing.assert_close(found, own, atol=1e-4, rtol=1e-4)
 
 

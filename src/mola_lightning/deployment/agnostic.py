@@ -8,24 +8,22 @@ from torch import Tensor
 
 from mola_lightning.analysis.collect import rows_of
 from mola_lightning.analysis.sampling import move, task_batches
-from mola_lightning.core import ModelOutput, Regime, TaskRows
+from mola_lightning.core import Regime, TaskRows
 from mola_lightning.data.base import TaskDataset
 from mola_lightning.deployment.choices import Chosen, TaskChoice
 
 Accuracies = dict[str, dict[str, float]]
 
 
-def chosen_logits(module: Any, images: Tensor, chosen: Chosen) -> list[Tensor]:
-    """The outputs of each image's chosen head: B tensors (C of the task,)."""
-    names, ids = module.names, chosen.task_ids.tolist()
+def chosen_outputs(module: Any, images: Tensor, chosen: Chosen) -> dict[int, tuple[Tensor, Tensor]]:
+    """The outputs of each image's chosen head: task id -> (rows (n_t,), outputs (n_t, C)); chosen tasks only."""
+    names = module.names
+    rows = TaskRows.from_task_ids(chosen.task_ids.cpu(), names).to(images.device)
     if chosen.output is not None:  # every head has answered every image
-        return [chosen.output.predictions[names[t]][row] for row, t in enumerate(ids)]
-    rows = TaskRows.from_task_ids(chosen.task_ids.cpu(), names)
-    output: ModelOutput = module(images, rows.to(images.device))
-    logits: dict[int, Tensor] = {}
-    for name in names:
-        logits |= dict(zip(rows[name].tolist(), output.predictions[name], strict=True))
-    return [logits[row] for row in range(len(ids))]
+        outputs = {name: chosen.output.predictions[name][rows[name]] for name in names}
+    else:
+        outputs = module(images, rows).predictions
+    return {t: (rows[name], outputs[name]) for t, name in enumerate(names) if rows.counts[name]}
 
 
 @torch.no_grad()
@@ -61,7 +59,9 @@ def target_agnostic_accuracy(
             counts["task_id"][0] += float((given.argmax(dim=1) == targets).sum())
             for name, choice in choices.items():
                 chosen = choice.choose(module, here.images)
-                answers = torch.stack([logits.argmax() for logits in chosen_logits(module, here.images, chosen)])
+                answers = torch.empty_like(targets)
+                for rows, outputs in chosen_outputs(module, here.images, chosen).values():
+                    answers[rows] = outputs.argmax(dim=1)
                 own = chosen.task_ids == t
                 right = answers == targets if shared else (answers == targets) & own
                 counts[name] += torch.tensor([float(right.sum()), float(own.sum())])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mola_lightning.core import ConfigError, Task, TaskRows
-from mola_lightning.deployment.agnostic import chosen_logits
+from mola_lightning.deployment.agnostic import chosen_outputs
 from mola_lightning.deployment.choices import TaskChoice
 from mola_lightning.losses import WeightedBinaryCrossEntropy, binary_cross_entropy
 
@@ -59,18 +59,19 @@ class Answers:
                 {n: torch.arange(len(images) if n == self.task.name else 0) for n in self.module.names}, len(images)
             )
             logits = self.module(images, rows.to(images.device)).predictions[self.task.name]
-            if logits.ndim != 2:
-                raise ConfigError(f"task {self.task.name!r} has a target for each pixel, which is no row of a table")
             return [[self.task.name, *cells] for cells in self._cells(self.task, logits)]
         assert self.choice is not None
         chosen = self.choice.choose(self.module, images)
-        logits_of, table = chosen_logits(self.module, images, chosen), []
-        for t, score, own in zip(chosen.task_ids.tolist(), chosen.scores.tolist(), logits_of, strict=True):
+        scores, table = chosen.scores.tolist(), {}
+        for t, (rows, outputs) in chosen_outputs(self.module, images, chosen).items():
             task = self.module.tasks[t]
-            table.append([task.name, _number(score), *self._cells(task, own[None])[0]])
-        return table
+            for row, cells in zip(rows.tolist(), self._cells(task, outputs), strict=True):
+                table[row] = [task.name, _number(scores[row]), *cells]
+        return [table[row] for row in range(len(images))]
 
     def _cells(self, task: Task, logits: Tensor) -> list[list[str]]:
+        if logits.ndim != 2:
+            raise ConfigError(f"task {task.name!r} has a target for each pixel, which is no row of a table")
         logits = logits.float()
         if not task.discrete:
             values = logits.sigmoid() if is_multi_label(task) else logits

@@ -73,6 +73,7 @@ def grow(module: Any, state: Mapping[str, Tensor], tasks: Sequence[str]) -> list
         ConfigError: when the module cannot have grown from the base: another backbone, rank, or fewer experts.
     """
     new = check_growth(module, tasks)
+    by_task_id = module.architecture.router.needs_task_ids
     own, rows = module.state_dict(), []
     parameters = dict(module.named_parameters())
     for name, value in own.items():
@@ -92,8 +93,9 @@ def grow(module: Any, state: Mapping[str, Tensor], tasks: Sequence[str]) -> list
             )
         if stacked:
             value[: len(old)] = old
-            rows.append(OldRows(parameters[name], old.clone()))
-            parameters[name].requires_grad_(len(old) < len(value))
+            used = len(tasks) if by_task_id else len(old)  # experts beyond the tasks were never trained
+            rows.append(OldRows(parameters[name], old[:used].clone()))
+            parameters[name].requires_grad_(used < len(value))
         else:
             value.copy_(old)
             if name in parameters:

@@ -37,13 +37,13 @@ class AddedTasks(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copy the base and freeze it, before there is an optimiser."""
-        if stage != "fit":
-            return
         if self.base is None:
             raise ConfigError("to which run are tasks to be added? Say base_run=<folder of a finished run>")
         checkpoint = load_checkpoint(self.base / "checkpoints" / "best.ckpt")
         self._old = list(checkpoint["tasks"])
         self._new = check_growth(pl_module, self._old)
+        if stage != "fit":  # a test by itself, of a run that was trained before
+            return
         self._rows = grow(pl_module, checkpoint["state_dict"], self._old)
         log.info("%s added to %s of %s", ", ".join(self._new), ", ".join(self._old), self.base)
 
