@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from mola_lightning.core import ModelOutput, Task, TaskRows
 from mola_lightning.data import TensorSource
-from mola_lightning.deployment.calibration import (
+from mola_lightning.prediction.calibration import (
     BOUNDS,
     calibrate,
     calibration_error,

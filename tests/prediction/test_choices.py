@@ -9,9 +9,9 @@ from torch import Tensor
 
 from mola_lightning import MultiTaskDataModule
 from mola_lightning.core import ConfigError, Regime, TaskRows
-from mola_lightning.deployment.agnostic import chosen_outputs, target_agnostic_accuracy
-from mola_lightning.deployment.choices import Chosen, LeastEntropy, TaskChoice, check_choice, default_choice
-from mola_lightning.deployment.mapping import fit_linear_choice, load_choice
+from mola_lightning.prediction.agnostic import chosen_outputs, target_agnostic_accuracy
+from mola_lightning.prediction.choices import Chosen, LeastEntropy, TaskChoice, check_choice, default_choice
+from mola_lightning.prediction.mapping import fit_linear_choice, load_choice
 
 METHODS = ("mola_grad", "mola_router", "hps")
 
@@ -54,7 +54,7 @@ def test_a_classifier_finds_a_visible_task(method: str, reads: str, make_model, 
 
 @torch.no_grad()
 def test_a_mapper_does_not_look_at_the_experts(make_model) -> None:
-    from mola_lightning.deployment.choices import read_evidence
+    from mola_lightning.prediction.choices import read_evidence
 
     module, images = make_model("mola_grad"), torch.rand(4, 3, 8, 8)
     before, _ = read_evidence(module, images, "mapper")

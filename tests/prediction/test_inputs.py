@@ -7,7 +7,7 @@ import torch
 
 from mola_lightning.core import ConfigError, DataError
 from mola_lightning.data import Digits, ImageTransforms
-from mola_lightning.deployment.inputs import ImageFiles, find_images, transforms_for
+from mola_lightning.prediction.inputs import ImageFiles, find_images, transforms_for
 
 
 @pytest.fixture

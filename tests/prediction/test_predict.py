@@ -11,12 +11,12 @@ import torch
 
 from mola_lightning.core import ConfigError, RunFolderError, Task, TaskRows
 from mola_lightning.data import ImageTransforms, make_task
-from mola_lightning.deployment import parts
-from mola_lightning.deployment.answers import Answers
-from mola_lightning.deployment.choices import LeastEntropy
-from mola_lightning.deployment.inputs import ImageFiles, find_images
-from mola_lightning.deployment.parts import PartedTable
-from mola_lightning.deployment.predict import predict_missing
+from mola_lightning.prediction import parts
+from mola_lightning.prediction.answers import Answers
+from mola_lightning.prediction.choices import LeastEntropy
+from mola_lightning.prediction.inputs import ImageFiles, find_images
+from mola_lightning.prediction.parts import PartedTable
+from mola_lightning.prediction.predict import predict_missing
 
 KEY = {"checkpoint": "abc", "task": "auto"}
 

@@ -12,7 +12,7 @@ LAYERS = [
     {"core"},
     {"adapters", "routers", "backbones", "heads", "losses", "metrics", "balancers", "data"},
     {"architectures"},
-    {"training", "analysis", "benchmarks", "deployment"},
+    {"training", "analysis", "benchmarks", "deployment", "prediction"},
     {"cli"},
 ]
 # The imports inside a layer that are allowed.
@@ -22,7 +22,8 @@ NEIGHBOURS = {
     ("training", "analysis"),
     ("benchmarks", "training"),
     ("deployment", "training"),
-    ("deployment", "analysis"),
+    ("prediction", "training"),
+    ("prediction", "analysis"),
 }
 CONFIG_LIBRARIES = {"hydra", "omegaconf"}
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

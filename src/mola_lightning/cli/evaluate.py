@@ -16,10 +16,10 @@ from mola_lightning.cli.loading import checkpoint_file, load_run
 from mola_lightning.core import ConfigError
 from mola_lightning.core.errors import one_of
 from mola_lightning.core.files import atomic_write
-from mola_lightning.deployment.agnostic import Accuracies, target_agnostic_accuracy
-from mola_lightning.deployment.calibration import calibrate, save_calibration
-from mola_lightning.deployment.choices import CHOICES, check_choice
-from mola_lightning.deployment.mapping import load_choice
+from mola_lightning.prediction.agnostic import Accuracies, target_agnostic_accuracy
+from mola_lightning.prediction.calibration import calibrate, save_calibration
+from mola_lightning.prediction.choices import CHOICES, check_choice
+from mola_lightning.prediction.mapping import load_choice
 from mola_lightning.training import summary
 
 

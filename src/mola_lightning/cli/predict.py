@@ -16,13 +16,13 @@ from mola_lightning.cli.errors import command, setup_logging
 from mola_lightning.cli.loading import checkpoint_file, load_run
 from mola_lightning.core import ConfigError
 from mola_lightning.core.errors import one_of, positive_int
-from mola_lightning.deployment.answers import Answers
-from mola_lightning.deployment.calibration import load_temperatures
-from mola_lightning.deployment.choices import default_choice
-from mola_lightning.deployment.inputs import ImageFiles, find_images, transforms_for
-from mola_lightning.deployment.mapping import file_digest, load_choice
-from mola_lightning.deployment.parts import PartedTable, check_output
-from mola_lightning.deployment.predict import predict_missing
+from mola_lightning.prediction.answers import Answers
+from mola_lightning.prediction.calibration import load_temperatures
+from mola_lightning.prediction.choices import default_choice
+from mola_lightning.prediction.inputs import ImageFiles, find_images, transforms_for
+from mola_lightning.prediction.mapping import file_digest, load_choice
+from mola_lightning.prediction.parts import PartedTable, check_output
+from mola_lightning.prediction.predict import predict_missing
 
 AUTO = "auto"
 SHOWN = 10  # bad images that are listed on the screen

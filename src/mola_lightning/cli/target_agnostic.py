@@ -13,7 +13,7 @@ from mola_lightning.cli.errors import command
 from mola_lightning.cli.evaluate import evaluate_without_task_ids
 from mola_lightning.core import ConfigError
 from mola_lightning.core.files import atomic_write
-from mola_lightning.deployment.agnostic_table import Evaluated, agnostic_frame, agnostic_markdown
+from mola_lightning.prediction.agnostic_table import Evaluated, agnostic_frame, agnostic_markdown
 
 
 def evaluate_runs(runs: Sequence[Run], split: str = "test") -> list[Evaluated]:

@@ -10,7 +10,7 @@ from mola_lightning.analysis.collect import rows_of
 from mola_lightning.analysis.sampling import move, task_batches
 from mola_lightning.core import Regime, TaskRows
 from mola_lightning.data.base import TaskDataset
-from mola_lightning.deployment.choices import Chosen, TaskChoice
+from mola_lightning.prediction.choices import Chosen, TaskChoice
 
 Accuracies = dict[str, dict[str, float]]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mola_lightning.deployment.agnostic_table import Evaluated, agnostic_frame, agnostic_markdown
+from mola_lightning.prediction.agnostic_table import Evaluated, agnostic_frame, agnostic_markdown
 
 
 def run(method: str, seed: int, accuracy: float, way: str) -> Evaluated:

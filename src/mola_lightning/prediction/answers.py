@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from mola_lightning.core import ConfigError, Task, TaskRows
-from mola_lightning.deployment.agnostic import chosen_outputs
-from mola_lightning.deployment.choices import TaskChoice
 from mola_lightning.losses import WeightedBinaryCrossEntropy, binary_cross_entropy
+from mola_lightning.prediction.agnostic import chosen_outputs
+from mola_lightning.prediction.choices import TaskChoice
 
 
 class Answers:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from mola_lightning.deployment.agnostic import Accuracies
+from mola_lightning.prediction.agnostic import Accuracies
 
 KNOWN = "task_id"
 

@@ -15,7 +15,7 @@ from mola_lightning.core.errors import one_of
 from mola_lightning.core.files import atomic_write
 from mola_lightning.data import MultiTaskDataModule
 from mola_lightning.data.base import TaskDataset
-from mola_lightning.deployment.choices import (
+from mola_lightning.prediction.choices import (
     CHOICES,
     LeastEntropy,
     LinearChoice,

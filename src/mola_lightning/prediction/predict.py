@@ -7,9 +7,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from mola_lightning.core.errors import positive_int, require
-from mola_lightning.deployment.answers import Answers
-from mola_lightning.deployment.inputs import ImageFiles, ReadImages
-from mola_lightning.deployment.parts import PartedTable
+from mola_lightning.prediction.answers import Answers
+from mola_lightning.prediction.inputs import ImageFiles, ReadImages
+from mola_lightning.prediction.parts import PartedTable
 
 
 def as_read(batch: ReadImages) -> ReadImages:
