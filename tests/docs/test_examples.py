@@ -119,6 +119,7 @@ class Killed(Callback):
             raise RuntimeError("killed")
 
 
+@pytest.mark.slow
 def test_resuming_in_python(tmp_path: Path) -> None:
     (block,) = PYTHON.findall(text_of("resume"))
     names: dict[str, Any] = {}
