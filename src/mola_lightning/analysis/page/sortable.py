@@ -93,7 +93,7 @@ def _body(columns: Sequence[Column], row: Row, identifier: str) -> Markup:
 def _cell(column: Column, cell: Cell) -> Markup:
     text = element("b", cell.text) if cell.best else cell.text
     if not column.numeric:
-        return element("td", text)
+        return element("td", text, class_="text")
     return element("td", text, data_v=repr(float(cell.value)) if math.isfinite(cell.value) else None)
 
 
