@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +84,26 @@ def test_a_killed_prediction_goes_on(killed: int, files: ImageFiles, make_model,
         "killed.csv",
         "killed.csv.json",
     ]
+
+
+def test_a_process_killed_at_any_moment(files: ImageFiles, make_model, tmp_path: Path) -> None:
+    answers, output = Answers(make_model("hps"), "dark"), tmp_path / "killed.csv"
+    started = time.monotonic()
+    whole(tmp_path / "undisturbed.csv", answers, files)
+    needed = time.monotonic() - started
+    for attempt in range(8):
+        child = os.fork()
+        if child == 0:
+            try:
+                whole(output, answers, files)
+            finally:
+                os._exit(0)
+        time.sleep(needed * (attempt + 1) / 8)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    whole(output, answers, files)
+    assert output.read_bytes() == (tmp_path / "undisturbed.csv").read_bytes()
+    assert not Path(f"{output}.parts").exists()
 
 
 def test_a_finished_prediction_is_not_made_again(files: ImageFiles, make_model, tmp_path: Path) -> None:
