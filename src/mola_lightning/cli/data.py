@@ -118,8 +118,11 @@ def composed(name: str, overrides: Sequence[str], config_dir: str | None) -> Dic
     with initialize_config_module("mola_lightning.conf", version_base="1.3"):
         first = [f"data={name}", "paths.run=unset", *path]
         cfg = compose("train", first)
-        if "source" not in cfg.data:
-            raise ConfigError(f"data={name} must have a source, as conf/data/digits.yaml has")
+        if "source" not in cfg.data or "_target_" not in cfg.data:
+            raise ConfigError(
+                f"data={name} must be a call of mola_lightning.data.MultiTaskDataModule with a source, as "
+                f"conf/data/digits.yaml is; found the keys {', '.join(map(str, cfg.data)) or 'none'}"
+            )
         given = [_longer(override, cfg.data.source, name) for override in overrides]
         return compose("train", [*first, *given]) if given else cfg
 
