@@ -55,3 +55,12 @@ def test_an_option_that_no_run_has_or_that_is_the_same_in_all() -> None:
         ablation(runs, "adapter.rnk", [None, None])
     with pytest.raises(ConfigError, match="is 3 in all runs"):
         ablation(runs, "adapter.rank", [3, 3])
+
+
+def test_only_a_value_that_stands_apart_is_cut_off_and_runs_without_the_option_are_left_out() -> None:
+    runs, values = runs_of(
+        {("hps_wide10", 0): [0.1], ("twd_0.5", 0.5): [0.2], ("twd_1", 1): [0.3], ("other", None): [0.4]}
+    )
+    table = ablation(runs, "weight", values)
+    assert table["method"].tolist() == ["hps_wide10", "twd", "twd"]
+    assert [str(value) for value in table["value"]] == ["0", "0.5", "1"]

@@ -22,7 +22,7 @@ REFUSED = [
     (["optimzer.lr=1"], ["Did you mean optimizer.lr"]),
     (["experimnt=digits/hps"], ["no key 'experimnt'. Did you mean experiment?"]),
     (["experiment=digits/mola_ruter"], ["Did you mean experiment=digits/mola_router"]),
-    (["experiment=nothing"], ["There are: digits/base, digits/cgc, "]),
+    (["experiment=nothing"], ["There are: digits/", "digits/base, digits/cgc, "]),
     (["hydra.swep.dir=here"], ["no key 'hydra.swep.dir'. Did you mean hydra."]),
     (["architecture=mula"], ["mula", "mola_grad", "single_task"]),
     (["experiment=digits/mula"], ["experiment/digits/mula"]),

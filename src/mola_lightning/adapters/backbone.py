@@ -141,8 +141,8 @@ class AdaptedBackbone(nn.Module):
         if ids is None or counts is None:
             return call(part, inputs, routing.mixing, ids)
         order = torch.argsort(ids, stable=True)  # once for all layers; afterwards the outputs are put back in order
-        sizes = torch.tensor(counts)
-        outputs = call(part, inputs[order], None, ids[order], None if self._compiled else counts, sizes)
+        row_counts = torch.tensor(counts)
+        outputs = call(part, inputs[order], None, ids[order], None if self._compiled else counts, row_counts)
         back = torch.argsort(order)
         return pytree.tree_map_only(Tensor, lambda output: output[back], outputs)
 
@@ -153,9 +153,9 @@ class AdaptedBackbone(nn.Module):
         weights: Tensor | None,
         ids: Tensor | None,
         group_sizes: tuple[int, ...] | None = None,
-        sizes: Tensor | None = None,
+        row_counts: Tensor | None = None,
     ) -> Tensor:
-        with self.scope.bind(Mixing(self.num_experts, weights, ids, group_sizes, sizes)):
+        with self.scope.bind(Mixing(self.num_experts, weights, ids, group_sizes, row_counts)):
             return part(inputs)
 
     def compile(self, *args: Any, **options: Any) -> None:

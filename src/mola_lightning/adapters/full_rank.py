@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mola_lightning.adapters.costs import PlanCost, prices_of
-from mola_lightning.adapters.plan import Plan, sizes
+from mola_lightning.adapters.plan import Plan, weight_sizes
 from mola_lightning.adapters.scope import Mixing
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ class Merged(Plan):
     family = "merged"
 
     def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
-        return mixing.sizes is not None
+        return mixing.row_counts is not None
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
-        o, ik, _ = sizes(layer)
+        o, ik, _ = weight_sizes(layer)
         inner = layer.rank * layer.kernel[0] if layer.kind.low_rank else 0
         prices = prices_of(layer.weight)
         fixed = len(mixing.present) * (o * ik * (inner + prices.touch) + prices.call)
@@ -31,11 +31,11 @@ class Merged(Plan):
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         if not mixing.present:  # an empty batch
             return layer.run(x, layer.weight, layer.bias)
-        present, sizes = mixing.present, mixing.sizes
-        assert sizes is not None
+        present, counts = mixing.present, mixing.row_counts
+        assert counts is not None
         all_of_them = len(present) == layer.num_experts
         merged = layer.weight + layer.kind.delta(layer, None if all_of_them else present)
-        return layer.run_groups(x, merged, sizes if all_of_them else sizes[present], layer.bias)
+        return layer.run_groups(x, merged, counts if all_of_them else counts[present], layer.bias)
 
 
 class MergedRows(Plan):
@@ -71,7 +71,7 @@ class Dense(Plan):
         return True
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
-        o, ik, _ = sizes(layer)
+        o, ik, _ = weight_sizes(layer)
         prices = prices_of(layer.weight)
         calls = 0 if layer.groups == 1 else layer.num_experts * prices.call
         return PlanCost(layer.num_experts * o * (ik + prices.stream), calls)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 
-def groups(sizes: Tensor) -> list[tuple[int, slice]]:
+def row_groups(sizes: Tensor) -> list[tuple[int, slice]]:
     """(group, its rows) of the groups that have rows."""
     found, start = [], 0
     for group, size in enumerate(sizes.tolist()):
@@ -34,7 +34,7 @@ def grouped_linear(x: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
         sizes: (E,) int64 on the host, rows of each group; their sum is N.
     """
     y = x.new_empty(x.shape[0], weights.shape[1])
-    for group, rows in groups(sizes):
+    for group, rows in row_groups(sizes):
         torch.mm(x[rows], weights[group].t(), out=y[rows])
     return y
 
@@ -48,7 +48,7 @@ def _(x: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
 def grouped_linear_backward(gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of x and of the weights."""
     of_x, of_weights = torch.empty_like(x), torch.zeros_like(weights)
-    for group, rows in groups(sizes):
+    for group, rows in row_groups(sizes):
         torch.mm(gradient[rows], weights[group], out=of_x[rows])
         torch.mm(gradient[rows].t(), x[rows], out=of_weights[group])
     return of_x, of_weights
@@ -82,7 +82,7 @@ def grouped_conv2d(
     """
     parts = [
         F.conv2d(x[rows], weights[group], None, stride, padding, dilation, channel_groups)
-        for group, rows in groups(sizes)
+        for group, rows in row_groups(sizes)
     ]
     if not parts:
         return F.conv2d(x, weights[0], None, stride, padding, dilation, channel_groups)
@@ -117,7 +117,7 @@ def grouped_conv2d_backward(
     """Gradients of x and of the weights."""
     of_weights, of_rows = torch.zeros_like(weights), []
     settings = (None, stride, padding, dilation, False, [0, 0], channel_groups, [True, True, False])
-    for group, rows in groups(sizes):
+    for group, rows in row_groups(sizes):
         of_x, of_weight, _ = torch.ops.aten.convolution_backward(gradient[rows], x[rows], weights[group], *settings)
         of_rows.append(of_x)
         of_weights[group] = of_weight

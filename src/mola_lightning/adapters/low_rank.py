@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mola_lightning.adapters.costs import PlanCost, prices_of
-from mola_lightning.adapters.plan import Plan, factors_apply, sizes
+from mola_lightning.adapters.plan import Plan, factors_apply, weight_sizes
 from mola_lightning.adapters.scope import Mixing
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class LowRankSoft(Plan):
         return not mixing.hard and factors_apply(layer)
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
-        o, ik, m = sizes(layer)
+        o, ik, m = weight_sizes(layer)
         codes = layer.num_experts * m
         return PlanCost(codes * (ik + o) + prices_of(layer.weight).stream * (o + 2 * codes))
 
@@ -48,7 +48,7 @@ class LowRankHard(Plan):
         return mixing.hard and factors_apply(layer)
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
-        o, ik, m = sizes(layer)
+        o, ik, m = weight_sizes(layer)
         made = 1 if layer.pointwise else layer.num_experts
         picked = 0 if layer.pointwise else m
         return PlanCost(m * (ik * made + o) + prices_of(layer.weight).stream * (o + m * made + picked))
@@ -78,7 +78,7 @@ class UnfoldedSoft(Plan):
         return not mixing.hard and _unfolds(layer)
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
-        o, ik, m = sizes(layer)
+        o, ik, m = weight_sizes(layer)
         prices, codes = prices_of(layer.weight), layer.num_experts * m
         made = ik // layer.kind.blocks(layer)
         return PlanCost(codes * (made + o) + prices.stream * (o + 2 * codes) + prices.unfold * ik)
@@ -102,7 +102,7 @@ class UnfoldedHard(Plan):
         return mixing.hard and _unfolds(layer)
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
-        o, ik, m = sizes(layer)
+        o, ik, m = weight_sizes(layer)
         prices = prices_of(layer.weight)
         return PlanCost(m * (ik // layer.kind.blocks(layer) + o) + prices.stream * (o + m) + prices.unfold * ik)
 
@@ -135,7 +135,7 @@ class LowRankGrouped(Plan):
         return mixing.group_sizes is not None and factors_apply(layer)
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
-        o, ik, m = sizes(layer)
+        o, ik, m = weight_sizes(layer)
         prices = prices_of(layer.weight)
         return PlanCost(m * (ik + o) + prices.stream * (2 * o + m), 2 * prices.call * len(mixing.present))
 

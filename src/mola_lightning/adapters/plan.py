@@ -30,7 +30,7 @@ class Plan(ABC):
         """The layer's output."""
 
 
-def sizes(layer: "AdaptedLayer") -> tuple[int, int, int]:
+def weight_sizes(layer: "AdaptedLayer") -> tuple[int, int, int]:
     """(O, I*K, M); M is 0 without low-rank factors."""
     return layer.weight.shape[0], layer.weight[0].numel(), layer.kind.width(layer) if layer.kind.low_rank else 0
 

@@ -20,18 +20,18 @@ class Mixing:
         weights: (B, E); None when ``expert_ids`` says it.
         expert_ids: (B,) int64, one expert per row; None for soft mixing.
         group_sizes: rows per expert as Python ints; only when rows are sorted by expert.
-        sizes: the same as (E,) int64 on the host; alone in a compiled graph, which is the same for any numbers.
+        row_counts: the same as (E,) int64 on the host; alone in a compiled graph, which is the same for any numbers.
     """
 
     num_experts: int
     weights: Tensor | None = None
     expert_ids: Tensor | None = None
     group_sizes: tuple[int, ...] | None = None
-    sizes: Tensor | None = None
+    row_counts: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.sizes is None and self.group_sizes is not None:
-            self.sizes = torch.tensor(self.group_sizes)
+        if self.row_counts is None and self.group_sizes is not None:
+            self.row_counts = torch.tensor(self.group_sizes)
 
     @property
     def hard(self) -> bool:
@@ -74,7 +74,7 @@ class Mixing:
             None if self.weights is None else self.weights.repeat_interleave(times, 0),
             None if self.expert_ids is None else self.expert_ids.repeat_interleave(times, 0),
             None if self.group_sizes is None else tuple(size * times for size in self.group_sizes),
-            None if self.sizes is None else self.sizes * times,
+            None if self.row_counts is None else self.row_counts * times,
         )
 
 

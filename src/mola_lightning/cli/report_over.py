@@ -18,8 +18,6 @@ from mola_lightning.analysis.runs import CONFIG, comparable
 from mola_lightning.core import ConfigError
 from mola_lightning.core.files import atomic_write
 
-PERCENT = ("accuracy", "auc", "miou")
-
 
 def report_over(
     runs: Sequence[Run],
@@ -74,13 +72,13 @@ def _value(run: Run, option: str) -> Any:
 
 def _table(found: pd.DataFrame, markdown: bool) -> Table:
     """Mean ± standard deviation, and the number of runs where it differs."""
-    scale = 100 if found.attrs["metric"] in PERCENT and found.attrs["headline"] == "mean" else 1
+    scale = 100 if found.attrs["percent"] else 1
     counts = set(found["runs"])
     of = f"{counts.pop()} seeds" if len(counts) == 1 else "seeds"
     unit = " (%)" if scale == 100 else ""
     title = f"Test {found.attrs['metric']}{unit} on {found.attrs['data']}: mean ± standard deviation over {of}"
     table = Table(title=None if markdown else title, title_justify="left", box=box.MARKDOWN if markdown else None)
-    table.add_column(f"{found.attrs['option']} =")
+    table.add_column(f"{found.attrs['option']} =", no_wrap=True)
     values = list(dict.fromkeys(found["value"]))
     for value in values:
         table.add_column(Text(str(value)), justify="right")

@@ -6,8 +6,6 @@ from matplotlib.ticker import PercentFormatter
 
 from mola_lightning.analysis.plots.style import FONT, LINE_STYLES, MARKERS, PALETTE, legend_below, new_figure, tidy
 
-FRACTIONS = ("accuracy", "auc", "miou", "delta_m")
-
 
 def ablation_curves(df: pd.DataFrame) -> Figure:
     """A line for each method; values evenly spaced, mean over seeds, bars of one standard deviation.
@@ -36,10 +34,10 @@ def ablation_curves(df: pd.DataFrame) -> Figure:
     axes.set_xlim(-0.4, len(values) - 0.6)
     axes.set_xlabel(df.attrs["option"], fontsize=FONT)
     headline, metric = df.attrs["headline"], df.attrs["metric"]
-    if metric in FRACTIONS and headline == "mean":
+    if df.attrs["percent"]:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
     label = "Δm (%)" if headline == "delta_m" else f"test {metric}, mean of tasks"
-    axes.set_ylabel(f"{label} (%)" if metric in FRACTIONS and headline == "mean" else label, fontsize=FONT)
+    axes.set_ylabel(f"{label} (%)" if df.attrs["percent"] else label, fontsize=FONT)
     counts = sorted(set(df["runs"]))
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     axes.set_title(f"{df.attrs['data']}, mean ± std of {seeds} seeds", fontsize=FONT)
