@@ -13,8 +13,8 @@ import torch
 from mola_lightning.architectures import MoLA
 from mola_lightning.core import ConfigError, RunFolderError
 from mola_lightning.data import make_task
+from mola_lightning.data.kinds import kind_of
 from mola_lightning.deployment import Deployable, Preprocessing, export, load_model, save_model
-from mola_lightning.deployment.deployable import kind_of
 from mola_lightning.deployment.hub import HubModel
 from mola_lightning.deployment.model_folder import load_weights, weights_of
 from mola_lightning.deployment.specification import build, specify

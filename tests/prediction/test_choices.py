@@ -11,7 +11,7 @@ from mola_lightning import MultiTaskDataModule
 from mola_lightning.core import ConfigError, Regime, TaskRows
 from mola_lightning.prediction.agnostic import chosen_outputs, target_agnostic_accuracy
 from mola_lightning.prediction.choices import Chosen, LeastEntropy, TaskChoice, check_choice, default_choice
-from mola_lightning.prediction.mapping import fit_linear_choice, load_choice
+from mola_lightning.prediction.choice_store import fit_linear_choice, load_choice
 
 METHODS = ("mola_grad", "mola_router", "hps")
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from mola_lightning.core import ConfigError, Criterion, Task, cross_entropy
 from mola_lightning.core.errors import one_of, positive_int, require
+from mola_lightning.core.tasks import as_they_are
 from mola_lightning.losses import (
     WeightedBinaryCrossEntropy,
     WeightedCrossEntropy,
@@ -98,6 +99,14 @@ def make_task(
     return task if class_weights is None else with_class_weights(task, class_weights)
 
 
+def kind_of(task: Task) -> str:
+    """What the outputs of a task's head are: ``single_label`` or ``multi_label``: logits; ``regression``: any numbers."""
+    criterion = task.criterion
+    if criterion is binary_cross_entropy or isinstance(criterion, WeightedBinaryCrossEntropy):
+        return "multi_label"
+    return "single_label" if task.discrete and task.activation is as_they_are else "regression"
+
+
 def with_class_weights(task: Task, weights: Sequence[float]) -> Task:
     """The task with a loss in which classes weigh differently.
 
@@ -115,7 +124,7 @@ def with_class_weights(task: Task, weights: Sequence[float]) -> Task:
     )
     if task.criterion is cross_entropy or isinstance(task.criterion, WeightedCrossEntropy):
         return replace(task, criterion=WeightedCrossEntropy(weights))
-    if task.criterion is binary_cross_entropy or isinstance(task.criterion, WeightedBinaryCrossEntropy):
+    if kind_of(task) == "multi_label":
         return replace(task, criterion=WeightedBinaryCrossEntropy(weights))
     raise ConfigError(f"task {task.name!r} has no classes to weigh; leave its class_weights out")
 

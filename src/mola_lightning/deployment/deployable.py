@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from mola_lightning.core import ConfigError, Task
 from mola_lightning.core.errors import one_of
-from mola_lightning.core.tasks import as_they_are
 from mola_lightning.data import ImageTransforms, MultiTaskDataModule, Normalize
-from mola_lightning.losses import WeightedBinaryCrossEntropy, binary_cross_entropy
+from mola_lightning.data.kinds import kind_of
 from mola_lightning.training import MultiTaskModule
 
 OUTPUTS = {
@@ -130,14 +129,6 @@ class Deployable:
         """The index of the expert that serves a task; None where the images decide, or there are no experts."""
         router = getattr(self.module.architecture, "router", None)
         return self.module.names.index(task) if router is not None and router.needs_task_ids else None
-
-
-def kind_of(task: Task) -> str:
-    """What the numbers are that a network gives for a task: a key of :data:`OUTPUTS`."""
-    criterion = task.criterion
-    if criterion is binary_cross_entropy or isinstance(criterion, WeightedBinaryCrossEntropy):
-        return "multi_label"
-    return "single_label" if task.discrete and task.activation is as_they_are else "regression"
 
 
 def need(package: str, what: str) -> Any:

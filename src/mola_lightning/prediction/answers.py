@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mola_lightning.core import ConfigError, Task, TaskRows
-from mola_lightning.losses import WeightedBinaryCrossEntropy, binary_cross_entropy
+from mola_lightning.data.kinds import kind_of
 from mola_lightning.prediction.agnostic import chosen_outputs
 from mola_lightning.prediction.choices import TaskChoice
 
@@ -47,7 +47,8 @@ class Answers:
         if self.task is None or self.task.discrete:
             ranks = ["", *(f"_{rank}" for rank in range(2, self.top_k + 1))]
             return [f"{name}{rank}" for rank in ranks for name in ("label", "probability")]
-        return [f"probability_{n}" if is_multi_label(self.task) else f"value_{n}" for n in output_names(self.task)]
+        what = "probability" if kind_of(self.task) == "multi_label" else "value"
+        return [f"{what}_{name}" for name in output_names(self.task)]
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> list[list[str]]:
@@ -74,7 +75,7 @@ class Answers:
             raise ConfigError(f"task {task.name!r} has a target for each pixel, which is no row of a table")
         logits = logits.float()
         if not task.discrete:
-            values = logits.sigmoid() if is_multi_label(task) else logits
+            values = logits.sigmoid() if kind_of(task) == "multi_label" else logits
             return [[_number(value) for value in row] for row in values.tolist()]
         p = (logits / self.temperatures.get(task.name, 1.0)).softmax(dim=1)
         best = p.topk(min(self.top_k, p.shape[1]), dim=1)
@@ -84,11 +85,6 @@ class Answers:
             + missing
             for classes, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
-
-
-def is_multi_label(task: Task) -> bool:
-    """Whether a task's outputs are the logits of labels that may hold together."""
-    return task.criterion is binary_cross_entropy or isinstance(task.criterion, WeightedBinaryCrossEntropy)
 
 
 def output_names(task: Task) -> Sequence[str]:

@@ -15,7 +15,7 @@ from mola_lightning.analysis.sampling import move, task_batches
 from mola_lightning.core import Task
 from mola_lightning.core.files import atomic_write
 from mola_lightning.data.base import TaskDataset
-from mola_lightning.prediction.mapping import file_digest, read_json
+from mola_lightning.prediction.choice_store import file_digest, read_json
 
 BOUNDS = (0.05, 20.0)  # of a temperature: beyond them the validation rows say only "more" or "less"
 BINS = 15

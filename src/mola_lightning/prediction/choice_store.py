@@ -1,4 +1,4 @@
-"""Fitting, keeping and finding again how a model's images are given a task."""
+"""How a model's images are given a task: fitted, kept in its run folder, and found again."""
 
 import hashlib
 import json
