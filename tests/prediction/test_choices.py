@@ -8,9 +8,18 @@ import torch
 from torch import Tensor
 
 from mola_lightning import MultiTaskDataModule
-from mola_lightning.core import ConfigError, Regime, TaskRows
+from mola_lightning.core import ConfigError, DataError, Regime, Task, TaskRows
+from mola_lightning.data import TensorSource, make_task
 from mola_lightning.prediction.agnostic import chosen_outputs, target_agnostic_accuracy
-from mola_lightning.prediction.choices import Chosen, LeastEntropy, TaskChoice, check_choice, default_choice
+from mola_lightning.prediction.choices import (
+    Chosen,
+    LeastEntropy,
+    NoChoice,
+    TaskChoice,
+    check_choice,
+    check_classes,
+    default_choice,
+)
 from mola_lightning.prediction.choice_store import fit_linear_choice, load_choice
 
 METHODS = ("mola_grad", "mola_router", "hps")
@@ -50,6 +59,15 @@ def test_a_classifier_finds_a_visible_task(method: str, reads: str, make_model, 
     for task, (rows, found) in chosen_outputs(module, images, chosen).items():
         own = of_one_task(module, images[rows], module.names[task])
         torch.testing.assert_close(found, own, atol=1e-4, rtol=1e-4)
+
+
+def test_a_task_without_training_images(make_model) -> None:
+    """What is fitted on the other tasks would call them by wrong names."""
+    sizes = (("dark", 0, 3), ("bright", 4, 5))
+    train = {name: (torch.rand(count, 3, 8, 8), torch.arange(count)) for name, count, _ in sizes}
+    source = TensorSource({"train": train}, {name: classes for name, _, classes in sizes})
+    with pytest.raises(DataError, match="of each task, and there are none of 'dark'"):
+        fit_linear_choice(make_model("hps"), source.dataset("train"), "mapper")
 
 
 @torch.no_grad()
@@ -93,6 +111,13 @@ def test_what_a_model_cannot_choose_by(make_model) -> None:
     with pytest.raises(ConfigError, match="no router that reads the image"):
         check_choice(make_model("hps"), "router")
     assert [default_choice(make_model(method)) for method in METHODS] == ["mapper", "router", "mapper"]
+
+
+def test_tasks_that_cannot_be_chosen_among() -> None:
+    check_classes(Task("a", 2))
+    for task, found in ((Task("a", 1), "one class only"), (make_task("a", "multi_label", 3), "no classes")):
+        with pytest.raises(NoChoice, match=f"task 'a' has {found}"):
+            check_classes(task)
 
 
 def test_a_classifier_is_fitted_once_a_checkpoint(make_model, source, tmp_path: Path) -> None:

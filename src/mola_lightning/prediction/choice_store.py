@@ -10,7 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from mola_lightning.analysis.sampling import move, task_batches
-from mola_lightning.core import RunFolderError
+from mola_lightning.core import DataError, RunFolderError
 from mola_lightning.core.errors import one_of
 from mola_lightning.core.files import atomic_write
 from mola_lightning.data import MultiTaskDataModule
@@ -45,14 +45,23 @@ def fit_linear_choice(
         batch_size: images in a pass.
         num_rows: of each task, drawn; all when None.
         seed: of the draw.
+
+    Raises:
+        DataError: when a task has no image there.
     """
     module.eval()
     evidence, ids = [], []
     for t, task in enumerate(module.tasks):
+        before = len(ids)
         for batch in task_batches(dataset, task, batch_size, num_rows, seed):
             found, _ = read_evidence(module, move(batch, module).images, reads)
             evidence.append(found.double().cpu().numpy())
             ids.append(np.full(len(found), t))
+        if len(ids) == before:  # the fit would have a row fewer than tasks, and its rows the wrong ones' names
+            raise DataError(
+                f"a classifier of tasks needs training images of each task, and there are none of {task.name!r}; "
+                "choose the task by 'entropy'"
+            )
     x, y = np.concatenate(evidence), np.concatenate(ids)
     num_tasks = len(module.tasks)
     if num_tasks == 1:

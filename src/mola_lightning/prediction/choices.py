@@ -35,11 +35,17 @@ def every_task(names: tuple[str, ...], images: Tensor) -> TaskRows:
     return TaskRows.all_rows(len(images), names).to(images.device)
 
 
+class NoChoice(ConfigError):
+    """A model that has nothing to choose a task by, or tasks that cannot be chosen among."""
+
+
 def check_classes(task: Task) -> None:
-    """Raise :class:`ConfigError` unless a task has one class for each image."""
-    if not task.discrete:
-        raise ConfigError(
-            f"task {task.name!r} has no classes, so its sureness cannot be compared; say task=<name> instead of auto"
+    """Raise :class:`NoChoice` unless each image has one class of a task, of two or more."""
+    if not task.discrete or task.num_outputs < 2:  # of one class every answer is certain: sureness is 0 / 0
+        found = "one class only" if task.discrete else "no classes"
+        raise NoChoice(
+            f"task {task.name!r} has {found}, so its answers cannot be compared with those of other tasks; name the "
+            "task of the images (mola-predict task=<name>), or evaluate with task ids"
         )
 
 
@@ -109,7 +115,7 @@ class LinearChoice(TaskChoice):
 
 
 def check_choice(module: Any, by: str) -> None:
-    """Raise :class:`ConfigError` when a model has nothing that the choice could be made by.
+    """Raise :class:`NoChoice` when a model has nothing that the choice could be made by.
 
     Args:
         module: a MultiTaskModule.
@@ -117,11 +123,11 @@ def check_choice(module: Any, by: str) -> None:
     """
     architecture = module.architecture
     if by == "router" and not (routes(architecture) and architecture.learned_logits):
-        raise ConfigError(
+        raise NoChoice(
             f"{architecture.method} has no router that reads the image; choose the task by 'entropy' or 'mapper'"
         )
     if by == "mapper" and not (routes(architecture) or isinstance(architecture, HPS)):
-        raise ConfigError(
+        raise NoChoice(
             f"{architecture.method} has no features that all tasks share, for a mapper to read; choose by 'entropy'"
         )
     for task in module.tasks:
@@ -133,7 +139,7 @@ def default_choice(module: Any) -> str:
     for by in ("router", "mapper"):
         try:
             check_choice(module, by)
-        except ConfigError:
+        except NoChoice:
             continue
         return by
     return "entropy"
