@@ -5,17 +5,25 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
+from mola_lightning.analysis.runs import Run
+from mola_lightning.cli import evaluate as evaluating
 from mola_lightning.cli.evaluate import calibrate_run, evaluate, evaluate_without_task_ids
 from mola_lightning.cli.evaluate import main as evaluate_main
+from mola_lightning.cli.loading import LoadedRun
 from mola_lightning.cli.predict import main
 from mola_lightning.cli.remove_task import main as remove_main
+from mola_lightning.cli.target_agnostic import evaluate_runs
 from mola_lightning.cli.target_agnostic import main as agnostic_main
-from mola_lightning.data import Digits
+from mola_lightning.core import ConfigError, Regime
+from mola_lightning.data import Digits, make_task
+from mola_lightning.prediction.choices import NoChoice
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +140,27 @@ def test_runs_side_by_side(trained: Path, command: Callable[..., Any], tmp_path:
     }
     refused = command(agnostic_main, str(tmp_path))
     assert (refused.code, "no runs found" in refused.err) == (1, True)
+
+
+def test_runs_whose_task_cannot_be_chosen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Each is refused by mola-eval, before anything is measured, and left out by mola-agnostic."""
+    classes, numbers = make_task("a", num_outputs=3), make_task("b", "regression")
+    for regime, tasks, reason in (
+        (Regime.MULTI_INPUT, (classes, numbers), "task 'b' has no classes"),
+        (Regime.SINGLE_INPUT, (classes, classes), "no task to choose"),
+    ):
+        module = torch.nn.Module()
+        module.tasks = tasks
+        loaded = LoadedRun(None, SimpleNamespace(regime=regime), module)  # type: ignore[arg-type]
+        monkeypatch.setattr(evaluating, "load_run", lambda *_, loaded=loaded: loaded)
+        with pytest.raises(NoChoice, match=reason):
+            evaluate_without_task_ids(tmp_path)
+        run = Run(tmp_path, "done", {"tasks": ["a", "b"], "method": "hps", "data": "mine", "seed": 0})
+        with pytest.raises(ConfigError, match="none of these runs has tasks that could be chosen among"):
+            evaluate_runs([run])
+        assert reason in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["mola", "hps"])

@@ -13,12 +13,12 @@ from rich.table import Table
 
 from mola_lightning.cli.errors import command, setup_logging
 from mola_lightning.cli.loading import checkpoint_file, load_run
-from mola_lightning.core import ConfigError
+from mola_lightning.core import ConfigError, Regime
 from mola_lightning.core.errors import one_of
 from mola_lightning.core.files import atomic_write
 from mola_lightning.prediction.agnostic import Accuracies, target_agnostic_accuracy
 from mola_lightning.prediction.calibration import calibrate, save_calibration
-from mola_lightning.prediction.choices import CHOICES, check_choice
+from mola_lightning.prediction.choices import CHOICES, NoChoice, check_choice, check_classes
 from mola_lightning.prediction.choice_store import load_choice
 from mola_lightning.training import summary
 
@@ -77,10 +77,17 @@ def evaluate_without_task_ids(
 
     Returns:
         See :func:`target_agnostic_accuracy`; and the file in the run folder that holds it.
+
+    Raises:
+        NoChoice: when its tasks cannot be chosen among, or not in such a way.
     """
     one_of("split", split, ("test", "val"))
     loaded, weights = load_run(run, checkpoint, overrides), checkpoint_file(run, checkpoint)
     module = loaded.module.eval()
+    if loaded.data.regime is Regime.SINGLE_INPUT:
+        raise NoChoice("an image of this run's data may belong to several tasks, so that there is no task to choose")
+    for task in module.tasks:
+        check_classes(task)
     names = choices or [name for name in CHOICES if _allows(module, name)]
     ways = {name: load_choice(module, name, run, weights, loaded.data) for name in names}
     dataset = loaded.data.dataset("test" if split == "test" else "val")
@@ -94,7 +101,7 @@ def evaluate_without_task_ids(
 def _allows(module: Any, name: str) -> bool:
     try:
         check_choice(module, name)
-    except ConfigError:
+    except NoChoice:
         return False
     return True
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
+from rich.text import Text
 
 from mola_lightning.analysis.runs import Run, comparable, load_runs
 from mola_lightning.cli.errors import command
@@ -14,13 +15,16 @@ from mola_lightning.cli.evaluate import evaluate_without_task_ids
 from mola_lightning.core import ConfigError
 from mola_lightning.core.files import atomic_write
 from mola_lightning.prediction.agnostic_table import Evaluated, agnostic_frame, agnostic_markdown
+from mola_lightning.prediction.choices import NoChoice
 
 
 def evaluate_runs(runs: Sequence[Run], split: str = "test") -> list[Evaluated]:
     """Evaluate the best checkpoint of each run without task ids, by each way to choose that its model allows.
 
+    A run whose tasks cannot be chosen among is left out with a note.
+
     Raises:
-        ConfigError: when there is no finished run of several tasks.
+        ConfigError: when there is no finished run of several tasks to choose among.
     """
     chosen = [run for run in comparable(runs) if len(run.tasks) > 1]
     if not chosen:
@@ -28,7 +32,14 @@ def evaluate_runs(runs: Sequence[Run], split: str = "test") -> list[Evaluated]:
     found = []
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
         for run in progress.track(chosen, description="runs"):
-            found.append(Evaluated(run.method, run.seed, evaluate_without_task_ids(run.folder, split=split)[0]))
+            try:
+                accuracies = evaluate_without_task_ids(run.folder, split=split)[0]
+            except NoChoice as error:
+                progress.console.print(Text(f"note: {run.folder} left out: {error}", style="yellow"), soft_wrap=True)
+                continue
+            found.append(Evaluated(run.method, run.seed, accuracies))
+    if not found:
+        raise ConfigError("none of these runs has tasks that could be chosen among; name runs of tasks with classes")
     return found
 
 
