@@ -163,6 +163,13 @@ def test_runs_whose_task_cannot_be_chosen(
         assert reason in capsys.readouterr().err
 
 
+def test_runs_on_several_data_sets_are_not_pooled(tmp_path: Path) -> None:
+    facts = {"method": "hps", "seed": 0, "tasks": ["a", "b"], "data": "mine"}
+    for other in ({"data": "yours"}, {"tasks": ["a", "b", "c"]}):
+        with pytest.raises(ConfigError, match=r"on one data set, found mine \(a, b.*; (mine|yours) \(a, b"):
+            evaluate_runs([Run(tmp_path, "done", facts), Run(tmp_path, "done", {**facts, **other})])
+
+
 @pytest.mark.parametrize("method", ["mola", "hps"])
 def test_a_run_without_a_task(method: str, trained: Path, command: Callable[..., Any], tmp_path: Path) -> None:
     rest = "data.source.domains=[mnist,optdigits,photo]"

@@ -24,11 +24,15 @@ def evaluate_runs(runs: Sequence[Run], split: str = "test") -> list[Evaluated]:
     A run whose tasks cannot be chosen among is left out with a note.
 
     Raises:
-        ConfigError: when there is no finished run of several tasks to choose among.
+        ConfigError: when there is no finished run of several tasks to choose among, or when they differ in their data:
+            the mean of a method is over seeds.
     """
     chosen = [run for run in comparable(runs) if len(run.tasks) > 1]
     if not chosen:
         raise ConfigError("no finished run of several tasks is among these folders; mola-status says what they hold")
+    data = sorted({f"{run.data} ({', '.join(run.tasks)})" for run in chosen})
+    if len(data) > 1:
+        raise ConfigError(f"mola-agnostic takes runs on one data set, found {'; '.join(data)}; name the folders of one")
     found = []
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
         for run in progress.track(chosen, description="runs"):
