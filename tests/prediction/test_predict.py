@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mola_lightning.core import ConfigError, RunFolderError, Task, TaskRows
+from mola_lightning.core.files import atomic_write
 from mola_lightning.data import ImageTransforms, make_task
 from mola_lightning.prediction import parts
 from mola_lightning.prediction.answers import Answers
@@ -115,9 +116,44 @@ def test_a_finished_prediction_is_not_made_again(files: ImageFiles, make_model, 
     assert (record["images"], record["predicted"], len(record["bad"])) == (11, 9, 2)
     with pytest.raises(RunFolderError, match="not this prediction.*task: 'auto' there, 'dark' here"):
         table(output, answers, files, {**KEY, "task": "dark"})
-    assert output.exists()
-    assert len(table(output, answers, files, {**KEY, "task": "dark"}, overwrite=True).missing()) == 3
-    assert not output.exists()
+    assert table(output, answers, files, overwrite=True).missing() == []
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_an_output_that_is_replaced(
+    written: int, files: ImageFiles, make_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old table stays until the new one is whole, also when the process is killed between its last files."""
+    module, output, key = make_model("hps"), tmp_path / "out.csv", {**KEY, "task": "bright"}
+    old, new = Answers(module, "dark"), Answers(module, "bright")
+    whole(output, old, files)
+    whole(tmp_path / "new.csv", new, files, key=key)
+    before = output.read_bytes()
+    made = table(output, new, files, key, overwrite=True)
+    predict_missing(new, files, made, batch_size=3)
+    assert output.read_bytes() == before
+    assert table(output, old, files).done
+
+    left = written
+
+    def killed(path: Path, mode: str = "w") -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return atomic_write(path, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "atomic_write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            made.finish()
+    for answers, its_key in ((old, KEY), (new, key)):  # nobody takes what lies there for his own
+        with pytest.raises(RunFolderError, match="is there already"):
+            table(output, answers, files, its_key)
+    again = table(output, new, files, key, overwrite=True)
+    assert again.missing() == []
+    again.finish()
+    assert output.read_bytes() == (tmp_path / "new.csv").read_bytes() != before
 
 
 def test_parts_of_another_prediction_are_refused(files: ImageFiles, make_model, tmp_path: Path) -> None:
@@ -125,6 +161,9 @@ def test_parts_of_another_prediction_are_refused(files: ImageFiles, make_model, 
     table(output, answers, files)
     with pytest.raises(RunFolderError, match=r"out\.csv\.parts holds parts of another.*'abc' there, 'def' here"):
         table(output, answers, files, {**KEY, "checkpoint": "def"})
+    table(output, answers, files, {**KEY, "checkpoint": "def"}, overwrite=True)
+    table(output, answers, files, {**KEY, "checkpoint": "def"})
+    table(output, answers, files, overwrite=True)
     output.write_text("the user's own")
     with pytest.raises(RunFolderError, match=r"is there already.*out\.csv\.json cannot be read"):
         table(output, answers, files)

@@ -27,7 +27,8 @@ class PartedTable:
         numbers: those of them that hold numbers.
         key: what the table is made of, plain values; parts of another key are refused.
         num_rows: inputs.
-        overwrite: whether a finished output of another key may be replaced.
+        overwrite: whether an output of another key may be replaced, and parts of another key dropped. The old output
+            stays until :meth:`finish` puts the new one in its place.
 
     Raises:
         ConfigError: for another ending, or a .parquet file without pyarrow.
@@ -48,28 +49,35 @@ class PartedTable:
         self.key = json.loads(json.dumps(key))  # as it comes back from a file
         self.num_rows = num_rows
         self.folder, self.record = Path(f"{output}.parts"), Path(f"{output}.json")
-        if overwrite:
-            output.unlink(missing_ok=True)
-        self.done = output.exists()
+        own = self.folder / "key.json"
+        self.done = output.exists() and not self._difference(self.record)
         if self.done:
-            self._check(self.record, f"{output} is there already, and is not this prediction")
-            shutil.rmtree(self.folder, ignore_errors=True)  # it was killed while it cleaned up
-        elif self.folder.exists():
-            self._check(self.folder / "key.json", f"{self.folder} holds parts of another prediction")
-        else:
-            with atomic_write(self.folder / "key.json") as file:
+            if not own.exists() or not self._difference(own):  # it was killed while it cleaned up
+                shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        if output.exists() and not overwrite:
+            self._refuse(f"{output} is there already, and is not this prediction", self.record)
+        if (own.exists() or any(self.folder.glob("*.csv"))) and self._difference(own):
+            if not overwrite:
+                self._refuse(f"{self.folder} holds parts of another prediction", own)
+            shutil.rmtree(self.folder)
+        if not own.exists():
+            with atomic_write(own) as file:
                 json.dump({"key": self.key}, file, indent=1)
 
-    def _check(self, path: Path, problem: str) -> None:
-        advice = "Choose another output, delete it, or say overwrite=true for a finished one."
+    def _difference(self, path: Path) -> str:
+        """How the key in a file differs from this one; empty where it does not."""
         try:
-            found = json.loads(path.read_text(encoding="utf-8")).get("key")
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"{problem} ({path.name} cannot be read: {error}). {advice}") from error
-        if found != self.key:
-            differing = [name for name in sorted({*found, *self.key}) if found.get(name) != self.key.get(name)]
-            shown = "; ".join(f"{n}: {found.get(n)!r} there, {self.key.get(n)!r} here" for n in differing[:5])
-            raise RunFolderError(f"{problem} ({shown}). {advice}")
+            found = dict(json.loads(path.read_text(encoding="utf-8"))["key"])
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            return f"{path.name} cannot be read: {error}"
+        names = [name for name in sorted({*found, *self.key}) if found.get(name) != self.key.get(name)]
+        return "; ".join(f"{n}: {found.get(n)!r} there, {self.key.get(n)!r} here" for n in names[:5])
+
+    def _refuse(self, problem: str, path: Path) -> None:
+        raise RunFolderError(
+            f"{problem} ({self._difference(path)}). Choose another output, delete it, or say overwrite=true."
+        )
 
     def missing(self) -> list[range]:
         """The inputs of each part that is not written yet."""
@@ -98,13 +106,17 @@ class PartedTable:
         if self.done:
             return [tuple(pair) for pair in json.loads(self.record.read_text(encoding="utf-8"))["bad"]]
         bad = [(row[1], row[0]) for part in self._parts() for row in part if row[0]]
-        write = self._write_csv if self.output.suffix == ".csv" else self._write_parquet
-        # In this order: an output without its record would be taken for another one's.
+        # A kill in between must leave no record beside an output that it is not of, nor a first output without a record,
+        # which would be taken for somebody else's.
+        replaced = self.output.exists()
+        if replaced:
+            self.record.unlink(missing_ok=True)
+            self._write_output()
         with atomic_write(self.record) as file:
             content = {"key": self.key, "images": self.num_rows, "predicted": self.num_rows - len(bad), "bad": bad}
             json.dump(content, file, indent=1)
-        with atomic_write(self.output, "w" if self.output.suffix == ".csv" else "wb") as file:
-            write(file)
+        if not replaced:
+            self._write_output()
         shutil.rmtree(self.folder)
         return bad
 
@@ -112,6 +124,11 @@ class PartedTable:
         for path in sorted(self.folder.glob("*.csv")):
             with open(path, encoding="utf-8", newline="") as file:
                 yield list(csv.reader(file))[1:]
+
+    def _write_output(self) -> None:
+        write = self._write_csv if self.output.suffix == ".csv" else self._write_parquet
+        with atomic_write(self.output, "w" if self.output.suffix == ".csv" else "wb") as file:
+            write(file)
 
     def _write_csv(self, file: Any) -> None:
         writer = csv.writer(file)
