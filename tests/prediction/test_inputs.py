@@ -1,5 +1,7 @@
 """Which images an input names, and what becomes of those that cannot be read."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,26 @@ def test_the_ways_to_name_images(photos: Path) -> None:
     listed = find_images(str(photos / "list.csv"), column="file")
     assert list(listed.paths) == ["b.png", "deep/a.jpg", "b.png"]
     assert listed.path(1) == photos / "deep/a.jpg"
+
+
+def test_images_are_told_apart(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same names in another folder are other images, and so is a file that has changed."""
+    before = find_images(str(photos)).key()
+    assert find_images(f"{photos}/../photos").key() == before
+    shutil.copytree(photos, tmp_path / "others")  # with their times
+    others = find_images(str(tmp_path / "others")).key()
+    assert {name for name in before if before[name] != others[name]} == {"root"}
+    os.utime(photos / "b.png", ns=(0, 10**18))
+    assert {name for name, value in find_images(str(photos)).key().items() if before[name] != value} == {"files"}
+    keys = []
+    for folder in (photos, tmp_path / "others"):
+        monkeypatch.chdir(folder)
+        keys.append(find_images("*.png").key())
+    assert keys[0] != keys[1]
+    (photos / "list.csv").write_text("image\nb.png\ngone.png\n")
+    listed = find_images(str(photos / "list.csv")).key()
+    (photos / "gone.png").write_bytes(b"here again")
+    assert find_images(str(photos / "list.csv")).key() != listed
 
 
 def test_inputs_that_name_nothing(photos: Path, tmp_path: Path) -> None:

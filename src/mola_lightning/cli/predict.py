@@ -66,7 +66,7 @@ def predict(
         batch_size: images of a pass; None: of the run's evaluation.
         num_workers: None: the run's.
         device: where the model runs.
-        overwrite: whether an output that is there may be replaced.
+        overwrite: whether the output of another prediction may be replaced, see :class:`PartedTable`.
         overrides: of the run's own config, ``key=value``.
     """
     check_output(output)
@@ -84,7 +84,7 @@ def predict(
     answers = Answers(module, named, choice, top_k, temperatures)
     key = {
         "checkpoint": file_digest(weights),
-        "input": inputs.paths.digest(),
+        **inputs.key(),
         "task": task,
         "choose_by": by,
         "top_k": top_k,

@@ -2,6 +2,7 @@
 
 import csv
 import glob
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,22 @@ class Inputs(NamedTuple):
         """Where the image of a row lies."""
         return Path(self.paths[row]) if self.root is None else self.root / self.paths[row]
 
+    def key(self) -> dict[str, str]:
+        """What tells these images from others: their folder, their names, and a checksum of sizes and times of change.
+
+        No file is opened; one that is missing has a place in the checksum, too.
+        """
+        root = (self.root or Path()).resolve()
+        digest = hashlib.blake2b(digest_size=16)
+        for path in self.paths:
+            try:
+                found = os.stat(os.path.join(root, path))
+            except (OSError, ValueError):  # ValueError: a name that no file can have
+                digest.update(b"missing")
+            else:
+                digest.update(b"%d %d;" % (found.st_size, found.st_mtime_ns))
+        return {"root": str(root), "input": self.paths.digest(), "files": digest.hexdigest()}
+
 
 def find_images(given: str, column: str = "image") -> Inputs:
     """The images that ``given`` names.
@@ -46,7 +63,7 @@ def find_images(given: str, column: str = "image") -> Inputs:
     elif path.suffix.lower() in (".csv", ".tsv"):
         names, root = StringTable(_column(path, column)), path.parent
     elif path.is_file():
-        names = StringTable([given])
+        names = StringTable([str(path)])
     elif any(character in given for character in "*?["):
         endings = image_endings()
         names = StringTable(
