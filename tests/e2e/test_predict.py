@@ -70,8 +70,10 @@ def test_predictions_are_those_of_the_evaluation(
     before = output.stat().st_mtime_ns
     assert command(main, *arguments).code == 0
     assert output.stat().st_mtime_ns == before
-    refused = command(main, *arguments, "top_k=2")
-    assert (refused.code, "top_k: 3 there, 2 here" in refused.err) == (1, True)
+    others = {"top_k=2": "top_k: 3 there, 2 here", "overrides=['data.source.augment=5']": "data: '"}
+    for option, difference in others.items():
+        refused = command(main, *arguments, option)
+        assert (refused.code, difference in refused.err) == (1, True)
 
 
 def test_the_task_is_chosen_where_nobody_says_it(

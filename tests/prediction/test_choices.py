@@ -123,13 +123,15 @@ def test_tasks_that_cannot_be_chosen_among() -> None:
 def test_a_classifier_is_fitted_once_a_checkpoint(make_model, source, tmp_path: Path) -> None:
     module, data, checkpoint = make_model("hps"), MultiTaskDataModule(source), tmp_path / "best.ckpt"
     checkpoint.write_bytes(b"weights")
-    first = load_choice(module, "mapper", tmp_path, checkpoint, data)
+    first = load_choice(module, "mapper", tmp_path, checkpoint, data, "key")
     data.dataset = lambda split: pytest.fail("fitted again")  # type: ignore[method-assign]
-    again = load_choice(module, "mapper", tmp_path, checkpoint, data)
+    again = load_choice(module, "mapper", tmp_path, checkpoint, data, "key")
     assert torch.equal(first.weight, again.weight)
     assert torch.equal(first.bias, again.bias)
+    with pytest.raises(pytest.fail.Exception, match="fitted again"):
+        load_choice(module, "mapper", tmp_path, checkpoint, data, "other data")
     checkpoint.write_bytes(b"other weights")
     with pytest.raises(pytest.fail.Exception, match="fitted again"):
-        load_choice(module, "mapper", tmp_path, checkpoint, data)
+        load_choice(module, "mapper", tmp_path, checkpoint, data, "key")
     with pytest.raises(ConfigError, match="must be one of 'router', 'entropy', 'mapper', got 'luck'"):
-        load_choice(module, "luck", tmp_path, checkpoint, data)
+        load_choice(module, "luck", tmp_path, checkpoint, data, "key")

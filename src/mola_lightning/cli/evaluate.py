@@ -89,7 +89,7 @@ def evaluate_without_task_ids(
     for task in module.tasks:
         check_classes(task)
     names = choices or [name for name in CHOICES if _allows(module, name)]
-    ways = {name: load_choice(module, name, run, weights, loaded.data) for name in names}
+    ways = {name: load_choice(module, name, run, weights, loaded.data, loaded.data_key()) for name in names}
     dataset = loaded.data.dataset("test" if split == "test" else "val")
     found = target_agnostic_accuracy(module, dataset, loaded.data.regime, ways)
     path = run / f"target_agnostic_{split}_{weights.stem}.json"

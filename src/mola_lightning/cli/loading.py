@@ -1,5 +1,7 @@
 """A finished run, built again from its folder."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +22,14 @@ class LoadedRun(NamedTuple):
     cfg: Any
     data: MultiTaskDataModule
     module: MultiTaskModule
+
+    def data_key(self) -> str:
+        """What tells the settings of the data, overrides included, from others: 16 hex digits.
+
+        By them go the preprocessing of images, and what is fitted on training images.
+        """
+        content = OmegaConf.to_container(self.cfg.data, resolve=True, enum_to_str=True)
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def load_run(run: Path, checkpoint: str = "best", overrides: Sequence[str] | None = None) -> LoadedRun:

@@ -75,15 +75,17 @@ def predict(
     inputs = find_images(input, column)
     loaded = load_run(run, checkpoint, overrides)
     module, data, weights = loaded.module.to(torch.device(device)).eval(), loaded.data, checkpoint_file(run, checkpoint)
+    data_key = loaded.data_key()
     one_of("task", task, (AUTO, *module.names))
     named = None if task == AUTO else task
     transforms = transforms_for(data.source, named)
     by = (choose_by or default_choice(module)) if named is None else None
-    choice = None if by is None else load_choice(module, by, run, weights, data)
+    choice = None if by is None else load_choice(module, by, run, weights, data, data_key)
     temperatures = load_temperatures(run, weights) if calibration == AUTO else {}
     answers = Answers(module, named, choice, top_k, temperatures)
     key = {
         "checkpoint": file_digest(weights),
+        "data": data_key,
         **inputs.key(),
         "task": task,
         "choose_by": by,

@@ -83,7 +83,9 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def load_choice(module: Any, by: str, run: Path, checkpoint: Path, data: MultiTaskDataModule) -> TaskChoice:
+def load_choice(
+    module: Any, by: str, run: Path, checkpoint: Path, data: MultiTaskDataModule, data_key: str
+) -> TaskChoice:
     """The way to choose, fitted when first asked for and kept in ``<run>/task_choice_<by>_<checkpoint>.json``.
 
     Args:
@@ -92,6 +94,7 @@ def load_choice(module: Any, by: str, run: Path, checkpoint: Path, data: MultiTa
         run: the run folder.
         checkpoint: the file that the weights come from; what was fitted on another one is fitted again.
         data: whose training split a classifier is fitted on.
+        data_key: of the settings of the data; what was fitted on other data is fitted again.
 
     Raises:
         ConfigError: when the model has nothing to choose by.
@@ -100,14 +103,14 @@ def load_choice(module: Any, by: str, run: Path, checkpoint: Path, data: MultiTa
     check_choice(module, by)
     if by == "entropy":
         return LeastEntropy()
-    path, digest = run / f"task_choice_{by}_{checkpoint.stem}.json", file_digest(checkpoint)
+    path = run / f"task_choice_{by}_{checkpoint.stem}.json"
+    fitted_on = {"checkpoint": file_digest(checkpoint), "tasks": list(module.names), "data": data_key}
     kept = read_json(path)
-    if kept.get("checkpoint") == digest and kept.get("tasks") == list(module.names):
+    if all(kept.get(name) == value for name, value in fitted_on.items()):
         return LinearChoice(by, torch.tensor(kept["weight"]), torch.tensor(kept["bias"]))
     choice = fit_linear_choice(module, data.dataset("train"), by)
     with atomic_write(path) as file:
-        content = {"checkpoint": digest, "tasks": list(module.names)}
-        json.dump({**content, "weight": choice.weight.tolist(), "bias": choice.bias.tolist()}, file)
+        json.dump({**fitted_on, "weight": choice.weight.tolist(), "bias": choice.bias.tolist()}, file)
     return choice
 
 
