@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 from mola_lightning.analysis.runs import Run
+from mola_lightning.architectures import MoLA
 from mola_lightning.cli import evaluate as evaluating
 from mola_lightning.cli.evaluate import calibrate_run, evaluate, evaluate_without_task_ids
 from mola_lightning.cli.evaluate import main as evaluate_main
@@ -25,14 +27,15 @@ from mola_lightning.core import ConfigError, Regime
 from mola_lightning.data import Digits, make_task
 from mola_lightning.prediction.choices import NoChoice
 
+FAST = ("figures=false", "callbacks.records.num_conflict_batches=0", "trainer.max_epochs=1")
+
 
 @pytest.fixture(scope="module")
 def trained(train_small: Callable[..., float], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of MoLA-Router and one of HPS, without figures; tests write into their folders."""
     folder = tmp_path_factory.mktemp("predict")
     for method in ("mola", "hps"):
-        options = ("figures=false", "callbacks.records.num_conflict_batches=0", "trainer.max_epochs=1")
-        train_small(folder / method, f"architecture={method}", *options)
+        train_small(folder / method, f"architecture={method}", *FAST)
     return folder
 
 
@@ -47,6 +50,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(image).save(folder / f"{row}_{int(test[row].targets['photo'])}.png")
     (folder / "broken.png").write_bytes(b"")
     return folder
+
+
+class Renamed(MoLA):
+    """A user's own class."""
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -185,3 +192,20 @@ def test_a_run_without_a_task(method: str, trained: Path, command: Callable[...,
     assert list(found) == ["mnist", "optdigits", "photo", "mean"]
     for name in ("mnist", "optdigits", "photo"):
         assert found[name] == pytest.approx(summary["test"][name], abs=1e-3)
+
+
+def test_an_expert_leaves_with_its_task(
+    train_small: Callable[..., float], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Under MoLA-Grad with a number of experts that is set, by whatever name its class is called."""
+    two, base = "data.source.domains=[mnist,optdigits]", tmp_path / "base"
+    train_small(base, "architecture=mola_grad", "architecture.num_experts=3", two, *FAST)
+    config = OmegaConf.load(base / "config.yaml")
+    OmegaConf.update(config, "architecture._target_", f"{__name__}.Renamed")
+    OmegaConf.save(config, base / "config.yaml")
+    rest = "overrides=['data.source.domains=[optdigits]']"
+    outcome = command(remove_main, f"run={base}", "task=mnist", f"output={tmp_path / 'new'}", rest)
+    assert outcome.code == 0, outcome.err
+    assert OmegaConf.load(tmp_path / "new" / "config.yaml").architecture.num_experts == 2
+    summary = json.loads((base / "summary.json").read_text())
+    assert evaluate(tmp_path / "new")["optdigits"] == pytest.approx(summary["test"]["optdigits"], abs=1e-3)

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from mola_lightning.adapters import is_adapter_parameter
+from mola_lightning.architectures import HPS, HPSWide, MoLA
 from mola_lightning.cli.build import build_data, build_module
 from mola_lightning.cli.errors import command, setup_logging
 from mola_lightning.cli.folders import CHECKPOINTS, CONFIG
@@ -36,7 +39,7 @@ def remove_task(
         The new checkpoint.
 
     Raises:
-        ConfigError: when the data still have the task, or lack another one.
+        ConfigError: when the data still have the task, or lack another one; for other architectures.
         RunFolderError: when ``output`` is there already.
     """
     if output.exists():
@@ -51,15 +54,20 @@ def remove_task(
             f"without {task!r} the run's data should have the tasks {', '.join(wanted)}, and they have "
             f"{', '.join(names)}. Say so by overrides, such as overrides=['data.source.domains=[{','.join(wanted)}]']"
         )
-    mola = str(cfg.architecture.get("_target_")).endswith(".MoLA")
-    if not mola and not str(cfg.architecture.get("_target_")).endswith(".HPS"):
-        raise ConfigError("a task can be removed from MoLA and hard parameter sharing")
-    # The router of MoLA-Grad: expert t is of task t.
-    by_task_id = mola and str(cfg.architecture.router.get("_target_")).endswith(".TaskIdRouter")
-    state = without_task(content["state_dict"], tasks, task, by_task_id)
-    if mola and not by_task_id and cfg.architecture.num_experts is None:
-        cfg.architecture.num_experts = len(tasks)  # experts that belong to no task all stay
     module = build_module(cfg, data)
+    architecture: Any = module.architecture
+    # HPSWide may be as wide as a rival, which has other parameters for fewer tasks.
+    if not isinstance(architecture, MoLA | HPS) or isinstance(architecture, HPSWide):
+        raise ConfigError(
+            f"a task can be removed from MoLA and hard parameter sharing, and this is {architecture.method}"
+        )
+    mola = isinstance(architecture, MoLA)
+    # Under routing by task id expert t is of task t. Else experts belong to no task, and all stay.
+    state = without_task(content["state_dict"], tasks, task, mola and architecture.router.needs_task_ids)
+    experts = next((len(value) for name, value in state.items() if is_adapter_parameter(name)), None)
+    if mola and architecture.num_experts != experts:
+        cfg.architecture.num_experts = experts
+        module = build_module(cfg, data)
     own = {name: value for name, value in module.state_dict().items() if name.startswith(OWN_TO_A_RUN)}
     module.load_state_dict({**own, **state})
     with atomic_write(output / CONFIG) as file:
