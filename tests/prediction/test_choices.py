@@ -11,6 +11,7 @@ from mola_lightning import MultiTaskDataModule
 from mola_lightning.core import ConfigError, DataError, Regime, Task, TaskRows
 from mola_lightning.data import TensorSource, make_task
 from mola_lightning.prediction.agnostic import chosen_outputs, target_agnostic_accuracy
+from mola_lightning.prediction.choice_store import fit_linear_choice, load_choice
 from mola_lightning.prediction.choices import (
     Chosen,
     LeastEntropy,
@@ -20,7 +21,6 @@ from mola_lightning.prediction.choices import (
     check_classes,
     default_choice,
 )
-from mola_lightning.prediction.choice_store import fit_linear_choice, load_choice
 
 METHODS = ("mola_grad", "mola_router", "hps")
 

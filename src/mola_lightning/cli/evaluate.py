@@ -18,8 +18,8 @@ from mola_lightning.core.errors import one_of
 from mola_lightning.core.files import atomic_write
 from mola_lightning.prediction.agnostic import Accuracies, target_agnostic_accuracy
 from mola_lightning.prediction.calibration import calibrate, save_calibration
-from mola_lightning.prediction.choices import CHOICES, NoChoice, check_choice, check_classes
 from mola_lightning.prediction.choice_store import load_choice
+from mola_lightning.prediction.choices import CHOICES, NoChoice, check_choice, check_classes
 from mola_lightning.training import summary
 
 

@@ -18,9 +18,9 @@ from mola_lightning.core import ConfigError
 from mola_lightning.core.errors import one_of, positive_int
 from mola_lightning.prediction.answers import Answers
 from mola_lightning.prediction.calibration import load_temperatures
+from mola_lightning.prediction.choice_store import file_digest, load_choice
 from mola_lightning.prediction.choices import default_choice
 from mola_lightning.prediction.inputs import ImageFiles, find_images, transforms_for
-from mola_lightning.prediction.choice_store import file_digest, load_choice
 from mola_lightning.prediction.parts import PartedTable, check_output
 from mola_lightning.prediction.predict import predict_missing
 

@@ -100,7 +100,7 @@ def make_task(
 
 
 def kind_of(task: Task) -> str:
-    """What the outputs of a task's head are: ``single_label`` or ``multi_label``: logits; ``regression``: any numbers."""
+    """What a head gives for a task: logits (``single_label``, ``multi_label``), or any numbers (``regression``)."""
     criterion = task.criterion
     if criterion is binary_cross_entropy or isinstance(criterion, WeightedBinaryCrossEntropy):
         return "multi_label"

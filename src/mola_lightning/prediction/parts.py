@@ -106,8 +106,8 @@ class PartedTable:
         if self.done:
             return [tuple(pair) for pair in json.loads(self.record.read_text(encoding="utf-8"))["bad"]]
         bad = [(row[1], row[0]) for part in self._parts() for row in part if row[0]]
-        # A kill in between must leave no record beside an output that it is not of, nor a first output without a record,
-        # which would be taken for somebody else's.
+        # A kill in between must leave no record beside another output, nor a first output without a record, which would
+        # be taken for somebody else's.
         replaced = self.output.exists()
         if replaced:
             self.record.unlink(missing_ok=True)
