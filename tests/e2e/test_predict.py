@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from mola_lightning.analysis.runs import Run
-from mola_lightning.architectures import MoLA
 from mola_lightning.cli import evaluate as evaluating
 from mola_lightning.cli.evaluate import calibrate_run, evaluate, evaluate_without_task_ids
 from mola_lightning.cli.evaluate import main as evaluate_main
@@ -50,10 +49,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(image).save(folder / f"{row}_{int(test[row].targets['photo'])}.png")
     (folder / "broken.png").write_bytes(b"")
     return folder
-
-
-class Renamed(MoLA):
-    """A user's own class."""
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -195,13 +190,15 @@ def test_a_run_without_a_task(method: str, trained: Path, command: Callable[...,
 
 
 def test_an_expert_leaves_with_its_task(
-    train_small: Callable[..., float], command: Callable[..., Any], tmp_path: Path
+    train_small: Callable[..., float], command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under MoLA-Grad with a number of experts that is set, by whatever name its class is called."""
+    """Under MoLA-Grad with a number of experts that is set, whatever the name of its class."""
+    (tmp_path / "own_mixture.py").write_text("from mola_lightning.architectures import MoLA as Mixture\n")
+    monkeypatch.syspath_prepend(tmp_path)
     two, base = "data.source.domains=[mnist,optdigits]", tmp_path / "base"
     train_small(base, "architecture=mola_grad", "architecture.num_experts=3", two, *FAST)
     config = OmegaConf.load(base / "config.yaml")
-    OmegaConf.update(config, "architecture._target_", f"{__name__}.Renamed")
+    OmegaConf.update(config, "architecture._target_", "own_mixture.Mixture")
     OmegaConf.save(config, base / "config.yaml")
     rest = "overrides=['data.source.domains=[optdigits]']"
     outcome = command(remove_main, f"run={base}", "task=mnist", f"output={tmp_path / 'new'}", rest)
@@ -209,3 +206,14 @@ def test_an_expert_leaves_with_its_task(
     assert OmegaConf.load(tmp_path / "new" / "config.yaml").architecture.num_experts == 2
     summary = json.loads((base / "summary.json").read_text())
     assert evaluate(tmp_path / "new")["optdigits"] == pytest.approx(summary["test"]["optdigits"], abs=1e-3)
+
+
+def test_a_task_is_added_to_a_finished_run(train_small: Callable[..., float], tmp_path: Path) -> None:
+    """By the two commands of docs/prediction.md; what is frozen has no conflict to measure, and that is no error."""
+    old = ["mnist", "optdigits", "printed"]
+    train_small(tmp_path / "base", "experiment=digits/mola_grad", f"data.source.domains=[{','.join(old)}]", *FAST)
+    options = ("figures=false", "trainer.max_epochs=1")
+    train_small(tmp_path / "grown", "experiment=digits/add_task", f"base_run={tmp_path / 'base'}", *options)
+    report = json.loads((tmp_path / "grown" / "added_tasks.json").read_text())
+    assert (list(report["old"]), list(report["new"])) == (old, ["photo"])
+    assert all(pair["before"] == pytest.approx(pair["after"], abs=1e-6) for pair in report["old"].values())

@@ -50,7 +50,8 @@ def fit_linear_choice(
         DataError: when a task has no image there.
     """
     module.eval()
-    evidence, ids = [], []
+    evidence: list[np.ndarray] = []
+    ids: list[np.ndarray] = []
     for t, task in enumerate(module.tasks):
         before = len(ids)
         for batch in task_batches(dataset, task, batch_size, num_rows, seed):
