@@ -31,6 +31,11 @@ def one_of(name: str, value: object, choices: Iterable[object]) -> None:
     require(value in choices, f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def positive_int(name: str, value: object) -> None:
     """Raise :class:`ConfigError` unless ``value`` is an int of at least 1 (a bool is not)."""
     ok = isinstance(value, int) and not isinstance(value, bool) and value >= 1

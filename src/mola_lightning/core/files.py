@@ -1,5 +1,6 @@
 """Files that are whole or not there: a reader never meets half of one."""
 
+import hashlib
 import json
 import os
 import threading
@@ -44,6 +45,12 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     finally:
         if temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:

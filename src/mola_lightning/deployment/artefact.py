@@ -1,13 +1,12 @@
 """Folders of exported files, with a manifest that says what they are and by which checksums they are whole."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mola_lightning.core import RunFolderError
-from mola_lightning.core.files import atomic_write
+from mola_lightning.core.files import atomic_write, sha256
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -88,9 +87,3 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not plain:
         raise RunFolderError(f"{path} is damaged, or none of ours (files outside of the folder); export again")
     return found
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mola_lightning.architectures import MoLA
 from mola_lightning.core import ConfigError, Task, TaskRows
+from mola_lightning.core.errors import first_line
 from mola_lightning.deployment.artefact import write_bytes
 from mola_lightning.deployment.deployable import Deployable, Normalized, need
 
@@ -108,7 +109,7 @@ def trace(graph: nn.Module, example: Tensor, what: str) -> torch.export.Exported
             return torch.export.export(graph, (example,), dynamic_shapes={INPUT: {0: batch}}, strict=False)
     except FAILURES as error:
         raise ConfigError(
-            f"torch.export cannot trace {what} ({_first_line(error)}); architectures whose backbone is a plain network "
+            f"torch.export cannot trace {what} ({type(error).__name__}: {first_line(error)}); architectures whose backbone is a plain network "
             "for each task (mola_grad, hps, single_task) and MoLA-Router can be exported"
         ) from error
 
@@ -141,7 +142,7 @@ def write_onnx(program: torch.export.ExportedProgram, names: Sequence[str], path
             )
     except FAILURES as error:
         raise ConfigError(
-            f"torch.onnx cannot translate the graph of {', '.join(names)} ({_first_line(error)}); use "
+            f"torch.onnx cannot translate the graph of {', '.join(names)} ({type(error).__name__}: {first_line(error)}); use "
             "format=torch_export"
         ) from error
     assert made is not None
@@ -158,8 +159,3 @@ def _name_batch(graph: Any) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param == traced:
                 dim.dim_param = BATCH
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mola_lightning.backbones import Recipe
 from mola_lightning.core import ConfigError, RunFolderError
-from mola_lightning.core.errors import one_of
+from mola_lightning.core.errors import first_line, one_of
 from mola_lightning.deployment.artefact import read_artefact
 from mola_lightning.deployment.deployable import Normalized, Preprocessing, need
 from mola_lightning.deployment.experts import read_tensors
@@ -70,7 +70,7 @@ def _torch(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         return saved, saved["state_dict"]
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, OSError) as error:
-        raise RunFolderError(f"cannot read {path}: it is damaged, or not one of ours ({_first_line(error)})") from error
+        raise RunFolderError(f"cannot read {path}: it is damaged, or not one of ours ({first_line(error)})") from error
 
 
 def _without_gradient(net: Answers) -> Answers:
@@ -85,7 +85,7 @@ def _program(path: Path) -> Answers:
     try:
         program = torch.export.load(path).module()
     except (RuntimeError, ValueError, KeyError, OSError, AssertionError, pickle.UnpicklingError) as error:
-        raise RunFolderError(f"cannot read {path}: it is damaged, or not one of ours ({_first_line(error)})") from error
+        raise RunFolderError(f"cannot read {path}: it is damaged, or not one of ours ({first_line(error)})") from error
     return _without_gradient(program)
 
 
@@ -97,7 +97,7 @@ def _onnx(path: Path) -> Answers:
         options.intra_op_num_threads = torch.get_num_threads()
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except failures as error:
-        raise RunFolderError(f"cannot read {path}: it is damaged, or not one of ours ({_first_line(error)})") from error
+        raise RunFolderError(f"cannot read {path}: it is damaged, or not one of ours ({first_line(error)})") from error
     names = [output.name for output in session.get_outputs()]
 
     def answer(images: Tensor) -> dict[str, Tensor]:
@@ -110,7 +110,3 @@ def _onnx(path: Path) -> Answers:
 def _runtime_errors(runtime: Any) -> tuple[type[Exception], ...]:
     state = runtime.capi.onnxruntime_pybind11_state
     return tuple(getattr(state, name) for name in ("InvalidProtobuf", "InvalidGraph", "Fail", "NoSuchFile"))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,6 +1,5 @@
 """How a model's images are given a task: fitted, kept in its run folder, and found again."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from mola_lightning.analysis.sampling import move, task_batches
 from mola_lightning.core import DataError, RunFolderError
 from mola_lightning.core.errors import one_of
-from mola_lightning.core.files import atomic_write
+from mola_lightning.core.files import atomic_write, sha256
 from mola_lightning.data import MultiTaskDataModule
 from mola_lightning.data.base import TaskDataset
 from mola_lightning.prediction.choices import (
@@ -80,8 +79,7 @@ def fit_linear_choice(
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file: 16 hex digits, which tell one checkpoint from another."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return sha256(path)[:16]
 
 
 def load_choice(

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from mola_lightning.core import RunFolderError
+from mola_lightning.core.errors import first_line
 from mola_lightning.core.files import atomic_write
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RunFolderError(
-            f"cannot read the checkpoint {path}: it is damaged, or not one of ours ({first_line})"
+            f"cannot read the checkpoint {path}: it is damaged, or not one of ours ({first_line(error)})"
         ) from error
