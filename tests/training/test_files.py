@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pickle
+import subprocess
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -228,6 +229,19 @@ def test_versions_and_git(tmp_path: Path) -> None:
     assert {"python", "lightning", "timm", "torchmetrics", "hydra-core", "mola-lightning"} <= set(found)
     assert summary.git_state(tmp_path) == {}
     assert summary.git_state(tmp_path / "nothing") == {}
+
+
+def test_the_commit_of_a_checkout_is_not_that_of_what_lies_in_it(tmp_path: Path) -> None:
+    """Such as this package, installed into an environment within the user's own repository."""
+    (tmp_path / "tracked").mkdir()
+    (tmp_path / "tracked/file").touch()
+    (tmp_path / "installed").mkdir()
+    (tmp_path / "installed/file").touch()
+    who = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    for command in (("init", "-q"), ("add", "tracked"), (*who, "commit", "-q", "-m", "first")):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    assert set(summary.git_state(tmp_path / "tracked")) == {"commit", "dirty"}
+    assert summary.git_state(tmp_path / "installed") == {}
 
 
 def test_a_summary_is_json_that_anyone_reads(tmp_path: Path) -> None:

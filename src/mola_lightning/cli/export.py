@@ -42,7 +42,7 @@ def deployable_of(
         "license": license,
         "run": {"folder": run.resolve().name, "checkpoint": checkpoint, "config_key": summary.get("config_key")},
         "seed": loaded.cfg.seed,
-        "git": {"training": summary.get("git", {}), "export": git_state(Path(__file__).parent)},
+        "git": {"training": summary.get("git", {}), "export": git_state()},
         "metrics": {name: values for name, values in tested.items() if name != "mean"},
     }
     return Deployable.of_data(loaded.module, loaded.data, facts)

@@ -145,7 +145,7 @@ def _summarise(
             "routing": recorded.routing_statistics if recorded else None,
             "conflict": recorded.conflict_statistics if recorded else None,
             "versions": summary.versions(),
-            "git": summary.git_state(Path.cwd()),
+            "git": summary.git_state(),
             "device": str(parts.trainer.strategy.root_device),
         },
     )

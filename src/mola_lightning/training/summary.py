@@ -51,9 +51,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def git_state(folder: Path) -> dict[str, Any]:
-    """Commit and cleanness of the checkout that holds ``folder``; empty outside one, or without git."""
+def git_state(folder: Path = Path(__file__).parent) -> dict[str, Any]:
+    """Commit and cleanness of the checkout that tracks ``folder``; empty outside one, or without git.
+
+    By default that of this program: an installed one, even below somebody's own checkout, has no commit but a version.
+    """
     try:
+        _git(folder, "ls-files", "--error-unmatch", ".")
         commit = _git(folder, "rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
