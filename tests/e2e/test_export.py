@@ -89,6 +89,9 @@ def test_experts_apart_and_together(run: Path, command: Command, tmp_path: Path)
     assert done.code == 0, done.err
     with safe_open(composed / "export/safetensors/photo.safetensors", "pt") as opened:
         assert json.loads(opened.metadata()["mola"])["task"] == "photo"
+    for argument in ("checkpoint=last", "overrides=[seed=1]"):
+        done = command(export_main, f"run={composed}", argument)
+        assert (done.code, "leave checkpoint= and overrides= out" in " ".join(done.err.split())) == (1, True)
 
 
 @pytest.mark.parametrize(

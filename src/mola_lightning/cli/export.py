@@ -12,7 +12,7 @@ from rich.table import Table
 from mola_lightning.cli.errors import command, setup_logging
 from mola_lightning.cli.loading import load_run
 from mola_lightning.core import ConfigError
-from mola_lightning.core.errors import one_of
+from mola_lightning.core.errors import one_of, require
 from mola_lightning.deployment import FORMATS, Deployable, Exported, export, load_model
 from mola_lightning.deployment.artefact import MANIFEST
 from mola_lightning.training.summary import git_state
@@ -28,8 +28,16 @@ def deployable_of(
         checkpoint: ``best``, ``last`` or a file, of a run.
         license: of the weights.
         overrides: of the run's own config, ``key=value``.
+
+    Raises:
+        ConfigError: for a checkpoint or overrides of a folder of ``format=model``, which has neither.
     """
     if (run / MANIFEST).is_file():
+        require(
+            checkpoint == "best" and not overrides,
+            f"{run} is an exported model: it has one state and no config of a run, so leave checkpoint= and overrides= "
+            "out, or give the run folder",
+        )
         found = load_model(run)
         found.facts |= {"license": license} if license else {}
         return found
