@@ -102,7 +102,11 @@ def test_damaged_files(deployable: Make, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"base.safetensors was changed since it was exported"):
         compose(base, [expert])
     base.write_bytes(content)
-    expert.write_bytes(expert.read_bytes()[:-8])
+    content = expert.read_bytes()
+    expert.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(RunFolderError, match=r"cats.safetensors was changed since it was exported"):
+        compose(base, [expert])
+    expert.write_bytes(content[:-8])
     with pytest.raises(RunFolderError, match=r"cats.safetensors: it is damaged or truncated"):
         compose(base, [expert])
     with pytest.raises(RunFolderError, match="there is no file"):

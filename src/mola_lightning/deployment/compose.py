@@ -17,6 +17,7 @@ from mola_lightning.deployment.specification import build
 from mola_lightning.routers import TaskIdRouter
 
 HEAD = "head."
+ALTERED = "its tensors are not those of its checksum; copy it again, or export it again"
 
 
 @dataclass
@@ -60,10 +61,12 @@ def compose(base: Path | str, experts: Sequence[Path | str]) -> Deployable:
     about, state = read_tensors(base)
     _check_kind(base, about, "base")
     if digest(state) != about["base"]["digest"]:
-        raise RunFolderError(f"{base} was changed since it was exported: its tensors are not those of its checksum")
+        raise RunFolderError(f"{base} was changed since it was exported: {ALTERED}")
     read = [ExpertFile(Path(path), *read_tensors(Path(path))) for path in experts]
     for expert in read:
         _check_kind(expert.path, expert.said, "expert")
+        if digest(expert.tensors) != expert.said["digest"]:
+            raise RunFolderError(f"{expert.path} was changed since it was exported: {ALTERED}")
         _check_fit(expert, read[0], base, about)
     names = [expert.task for expert in read]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -97,11 +100,11 @@ def _assembled(state: Mapping[str, Tensor], read: Sequence[ExpertFile]) -> dict[
 
 
 def _check_kind(path: Path, said: Mapping[str, Any], kind: str) -> None:
-    parts = {"base": {"base"}, "expert": {"task", "image_shape", "base", "adapters"}}[kind]
+    parts = {"base": {"base"}, "expert": {"digest", "task", "image_shape", "base", "adapters"}}[kind]
     if said.get("kind") != kind or not parts <= set(said):
         raise ConfigError(
-            f"{path} is no {kind} of mola-export format=adapters ({said.get('kind', 'something else')}); base= takes "
-            "base.safetensors, and experts= the files of tasks"
+            f"{path} is no {kind} of mola-export format=adapters ({said.get('kind', 'something else')}), or "
+            "one of an older version; base= takes base.safetensors, and experts= the files of tasks"
         )
 
 

@@ -54,6 +54,7 @@ def write_experts(deployable: Deployable, folder: Path, tasks: Sequence[Task]) -
         tensors |= {f"head.{name}": parameter for name, parameter in heads[task.name].named_parameters()}
         said = {
             "kind": "expert",
+            "digest": digest(tensors),
             "task": {"name": task.name, **deployable.task_facts(task)},
             "image_shape": list(deployable.image_shape),
             "base": {"digest": base["digest"]},
