@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mola_lightning.architectures import MoLA
-from mola_lightning.core import ConfigError, RunFolderError
+from mola_lightning.core import ConfigError, RunFolderError, Task
 from mola_lightning.data import make_task
 from mola_lightning.data.kinds import kind_of
 from mola_lightning.deployment import Deployable, Preprocessing, export, load_model, save_model
@@ -69,6 +69,10 @@ def test_what_values_cannot_say_is_refused(deployable: Make, tmp_path: Path) -> 
         export(deployable("mmoe"), tmp_path, "model")
     with pytest.raises(ConfigError, match="leave task out"):
         export(deployable("hps"), tmp_path, "model", task="a")
+    squashed = deployable("mola_grad", tasks=[Task("a", 3, activation=torch.tanh)])
+    for format in ("model", "adapters"):
+        with pytest.raises(ConfigError, match="the head of task 'a' is a LinearHead with an activation after it"):
+            export(squashed, tmp_path, format)
     assert not list(tmp_path.iterdir())
 
 

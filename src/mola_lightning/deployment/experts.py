@@ -14,6 +14,7 @@ from mola_lightning.architectures import MoLA
 from mola_lightning.backbones import Recipe
 from mola_lightning.core import ConfigError, RunFolderError, Task
 from mola_lightning.core.errors import require
+from mola_lightning.core.tasks import as_they_are
 from mola_lightning.deployment.artefact import begin_artefact, write_bytes
 from mola_lightning.deployment.deployable import Deployable, need
 from mola_lightning.heads import LinearHead
@@ -102,11 +103,12 @@ def described_backbone(net: Any) -> Recipe:
 
 
 def check_head(head: Any, task: Task) -> None:
-    """Refuse a head that a file cannot describe."""
-    if type(head) is not LinearHead:
+    """Refuse a head that a file cannot describe, or an activation of the task's own after it."""
+    then = "" if task.activation is as_they_are else " with an activation after it"
+    if type(head) is not LinearHead or then:
         raise ConfigError(
-            f"the head of task {task.name!r} is a {type(head).__name__}, and files of experts and models know linear "
-            "heads only; export graphs: format=torch_export or format=onnx"
+            f"the head of task {task.name!r} is a {type(head).__name__}{then}, and files of experts and models know "
+            "linear heads alone; export graphs: format=torch_export or format=onnx"
         )
 
 
