@@ -65,6 +65,13 @@ def test_files_of_two_exports(folder: Path, deployable: Make, tmp_path_factory: 
         ("[]", "is damaged"),
         ('{"manifest_version": 99, "files": {}}', "is of version 99"),
         ('{"manifest_version": 1, "files": {"../x": {"bytes": 1, "sha256": ""}}}', "files outside of the folder"),
+        ('{"manifest_version": 1, "files": {"..": {"bytes": 1, "sha256": ""}}}', "files outside of the folder"),
+        ('{"manifest_version": 1, "files": {}, "tasks": {}}', "is damaged.*format"),
+        ('{"manifest_version": 1, "files": {}, "format": "torch"}', "is damaged.*tasks"),
+        (
+            '{"manifest_version": 1, "files": {}, "format": "torch", "tasks": {"a": {"file": "../a.pt"}}}',
+            "the file of task 'a' is not among its files",
+        ),
     ],
 )
 def test_a_damaged_manifest(content: str, message: str, tmp_path: Path) -> None:

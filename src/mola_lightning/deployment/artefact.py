@@ -78,12 +78,29 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        version, files = found["manifest_version"], found["files"]
-        plain = all(Path(name).name == name and {"bytes", "sha256"} <= set(entry) for name, entry in files.items())
+        version = found["manifest_version"]
+        fault = _fault(found) if version == VERSION else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(f"{path} is damaged, or none of ours ({error!r}); export again") from error
     if version != VERSION:
         raise RunFolderError(f"{path} is of version {version}, and this program reads {VERSION}; export again with it")
-    if not plain:
-        raise RunFolderError(f"{path} is damaged, or none of ours (files outside of the folder); export again")
+    if fault:
+        raise RunFolderError(f"{path} is damaged, or none of ours ({fault}); export again")
     return found
+
+
+def _fault(manifest: Mapping[str, Any]) -> str | None:
+    """What a manifest says that none of ours says, if anything; what it lacks is an error of Python's own."""
+    files = manifest["files"]
+    if not all(Path(name).name == name and name not in ("", "..") for name in files):
+        return "files outside of the folder"
+    if not all({"bytes", "sha256"} <= set(entry) for entry in files.values()):
+        return "files without size and checksum"
+    if not isinstance(manifest["format"], str):
+        return "a format that is no word"
+    for name, entry in manifest["tasks"].items():
+        if entry["file"] not in files:
+            return f"the file of task {name!r} is not among its files"
+        if not {"mean", "std", "steps"} <= set(entry["preprocessing"]):
+            return f"no mean, std and steps for the images of task {name!r}"
+    return None
