@@ -96,6 +96,24 @@ def test_damaged_folders(deployable: Make, tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
+def test_a_model_is_what_the_manifest_lists(deployable: Make, tmp_path: Path) -> None:
+    """Files that lie beside what another export wrote are none of its."""
+    save_model(deployable("hps"), tmp_path)
+    kept = {name: (tmp_path / name).read_bytes() for name in ("config.json", "model.safetensors")}
+    export(deployable("hps"), tmp_path, "torch")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.pt", "b.pt", "README.md", "manifest.json"}
+    for name, content in kept.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(RunFolderError, match="holds no model: its manifest.json is of format=torch"):
+        load_model(tmp_path)
+    save_model(deployable("hps"), tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    del manifest["files"]["config.json"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunFolderError, match=r"lists model.safetensors, README.md; give"):
+        load_model(tmp_path)
+
+
 def test_a_description_names_known_parts_only(deployable: Make) -> None:
     spec = specify(deployable("mola_router"))
     for change in ({"router": {"label": "os.system", "arguments": {}}}, {"tasks": []}, {"image_shape": 3}):

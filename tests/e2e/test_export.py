@@ -101,7 +101,9 @@ def test_experts_apart_and_together(run: Path, command: Command, tmp_path: Path)
         (export_main, ["run=nowhere"], "nowhere is no run folder"),
         (export_main, ["run={run}", "format=tflite"], "format must be one of 'torch'"),
         (export_main, ["run={run}", "task=svhn"], "task must be one of 'mnist'"),
+        (export_main, ["run={run}", "output={run}"], "would take the place of what is read"),
         (compose_main, ["base=a"], "which files?"),
+        (compose_main, ["base=x/a", "experts=[b]", "output=x"], "would take the place of what is read"),
         (compose_main, ["base=a.safetensors", "experts=[b.safetensors]"], "there is no file a.safetensors"),
     ],
 )

@@ -9,6 +9,7 @@ from rich.console import Console
 from mola_lightning.cli.errors import command, setup_logging
 from mola_lightning.cli.export import exported_table
 from mola_lightning.core import ConfigError
+from mola_lightning.core.errors import require
 from mola_lightning.deployment import compose, export
 
 
@@ -21,7 +22,10 @@ def _job(cfg: DictConfig) -> None:
                 "mola-compose base=base.safetensors experts=[a.safetensors,b.safetensors]"
             )
     output = Path(cfg.output)
-    composed = compose(cfg.base, [cfg.experts] if isinstance(cfg.experts, str) else list(cfg.experts))
+    experts = [cfg.experts] if isinstance(cfg.experts, str) else list(cfg.experts)
+    folders = {Path(file).resolve().parent for file in (cfg.base, *experts)}
+    require(output.resolve() not in folders, f"output={output} would take the place of what is read; choose another")
+    composed = compose(cfg.base, experts)
     composed.facts["license"] = cfg.license
     console = Console()
     console.print(exported_table(export(composed, output, "model")))

@@ -75,6 +75,7 @@ def _job(cfg: DictConfig) -> None:
     one_of("format", cfg.format, FORMATS)  # before the data are read
     run = Path(cfg.run)
     output = run / "export" / cfg.format if cfg.output is None else Path(cfg.output)
+    require(output.resolve() != run.resolve(), f"output={output} would take the place of what is read; choose another")
     deployable = deployable_of(run, cfg.checkpoint, cfg.license, list(cfg.overrides))
     exported = export(deployable, output, cfg.format, None if cfg.task is None else str(cfg.task))
     console = Console()

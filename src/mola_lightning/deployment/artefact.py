@@ -1,7 +1,7 @@
 """Folders of exported files, with a manifest that says what they are and by which checksums they are whole."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,29 @@ MANIFEST = "manifest.json"
 VERSION = 1
 
 
-def begin_artefact(folder: Path) -> None:
-    """Take an older manifest away: until the new one is written, the folder is no artefact."""
+def listed_files(folder: Path) -> set[str]:
+    """The files of an artefact by its manifest; empty where there is none that can be read."""
+    try:
+        return set(read_manifest(folder)["files"])
+    except OSError:
+        return set()
+
+
+def begin_artefact(folder: Path, keep: Collection[str] = ()) -> None:
+    """Take an older artefact away: its manifest, without which the folder is none, then the files that it listed.
+
+    Args:
+        folder: of both.
+        keep: files that stay.
+
+    Raises:
+        RunFolderError: when the folder cannot be written.
+    """
+    old = listed_files(folder)
     try:
         (folder / MANIFEST).unlink(missing_ok=True)
+        for name in old.difference(keep):
+            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise RunFolderError(f"cannot write {folder}: {error.strerror}. Choose another folder with output=") from error
 

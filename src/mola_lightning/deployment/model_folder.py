@@ -57,7 +57,12 @@ def load_model(folder: Path | str) -> Deployable:
     folder = Path(folder)
     if not (folder / CONFIG).is_file() or not (folder / MANIFEST).is_file():
         raise RunFolderError(f"{folder} holds no model: it needs {CONFIG}, {WEIGHTS} and {MANIFEST} of format=model")
-    read_artefact(folder)
+    manifest = read_artefact(folder)
+    if manifest["format"] != "model" or not {CONFIG, WEIGHTS} <= set(manifest["files"]):
+        raise RunFolderError(
+            f"{folder} holds no model: its {MANIFEST} is of format={manifest['format']} and lists "
+            f"{', '.join(manifest['files'])}; give a folder of format=model, which lists {CONFIG} and {WEIGHTS}"
+        )
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         deployable = build(config["spec"])
