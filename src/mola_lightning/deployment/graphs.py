@@ -109,8 +109,8 @@ def trace(graph: nn.Module, example: Tensor, what: str) -> torch.export.Exported
             return torch.export.export(graph, (example,), dynamic_shapes={INPUT: {0: batch}}, strict=False)
     except FAILURES as error:
         raise ConfigError(
-            f"torch.export cannot trace {what} ({type(error).__name__}: {first_line(error)}); architectures whose backbone is a plain network "
-            "for each task (mola_grad, hps, single_task) and MoLA-Router can be exported"
+            f"torch.export cannot trace {what} ({type(error).__name__}: {first_line(error)}); architectures whose "
+            "backbone is a plain network for each task (mola_grad, hps, single_task) and MoLA-Router can be exported"
         ) from error
 
 
@@ -142,8 +142,8 @@ def write_onnx(program: torch.export.ExportedProgram, names: Sequence[str], path
             )
     except FAILURES as error:
         raise ConfigError(
-            f"torch.onnx cannot translate the graph of {', '.join(names)} ({type(error).__name__}: {first_line(error)}); use "
-            "format=torch_export"
+            f"torch.onnx cannot translate the graph of {', '.join(names)} ({type(error).__name__}: {first_line(error)}); "
+            "use format=torch_export"
         ) from error
     assert made is not None
     model = made.model_proto

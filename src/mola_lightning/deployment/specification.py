@@ -27,7 +27,8 @@ def specify(deployable: Deployable) -> dict[str, Any]:
 
     Raises:
         ConfigError: for what values cannot say: an architecture other than MoLA and hard sharing, a router of the
-            user's own, a head that is no linear layer or has an activation after it, or a backbone that timm does not make.
+            user's own, a head that is no linear layer or has an activation after it, or a backbone that timm does not
+            make.
     """
     module = deployable.module
     architecture: Any = module.architecture
