@@ -142,8 +142,8 @@ def write_onnx(program: torch.export.ExportedProgram, names: Sequence[str], path
             )
     except FAILURES as error:
         raise ConfigError(
-            f"torch.onnx cannot translate the graph of {', '.join(names)} ({type(error).__name__}: {first_line(error)}); "
-            "use format=torch_export"
+            f"torch.onnx cannot translate the graph of {', '.join(names)} ({type(error).__name__}: "
+            f"{first_line(error)}); use format=torch_export"
         ) from error
     assert made is not None
     model = made.model_proto
