@@ -163,3 +163,10 @@ def test_cases_name_methods_that_exist() -> None:
         assert case.methods[0] == "plain"
         assert set(case.methods) <= set(METHODS)
         assert case.batch().rows.disjoint != case.single_input
+
+
+def test_images_with_several_targets(tiny: Case) -> None:
+    """MoLA-Grad passes once for each task, the plain network once."""
+    found = measure_case(replace(tiny, single_input=True, methods=("plain", "grad")))
+    assert found["grad"].multiply_adds > 1.5 * found["plain"].multiply_adds
+    assert found["grad"].plans

@@ -19,7 +19,7 @@ from mola_lightning.adapters import PLAN_NAMES
 from mola_lightning.benchmarks.arithmetic import MultiplyAdds
 from mola_lightning.benchmarks.cases import Case
 from mola_lightning.benchmarks.methods import METHODS, build_module
-from mola_lightning.core import Batch, ConfigError
+from mola_lightning.core import Batch, ConfigError, TaskRows
 from mola_lightning.core.errors import one_of, positive_int
 from mola_lightning.training import MultiTaskModule
 from mola_lightning.training.fast import compile_networks, lay_out_channels_last
@@ -268,8 +268,12 @@ def check_clock(clock: str, device: torch.device) -> None:
 
 @torch.no_grad()
 def chosen_plans(step: TimedStep) -> dict[str, str]:
-    """Layer path -> class of the plan that the layer runs in this step."""
-    architecture = step.module.architecture
-    routing = architecture.router(step.batch.images, step.batch.rows)
+    """Layer path -> class of the plan that the layer runs in this step; of the first task's rows where images have
+    several.
+    """
+    architecture, rows = step.module.architecture, step.batch.rows
+    if not rows.disjoint:
+        rows = TaskRows({name: rows[name][: 0 if i else None] for i, name in enumerate(rows)}, rows.batch_size)
+    routing = architecture.router(step.batch.images, rows)
     lines = architecture.backbone.explain_plans(step.batch.images, routing)
     return {line.path: line.chosen for line in lines}
