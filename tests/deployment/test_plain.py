@@ -132,6 +132,20 @@ def test_a_backbone_that_was_changed_is_refused(deployable: Make, tmp_path: Path
         export(model, tmp_path, "torch")
 
 
+@pytest.mark.parametrize("format", ["torch", "adapters", "model"])
+def test_a_file_that_answers_otherwise_is_no_artefact(
+    format: str, deployable: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = deployable("mola_grad")
+    manifest = export(model, tmp_path, format).manifest
+    assert all(entry["max_difference"] <= 1e-5 for entry in manifest["tasks"].values())
+    predict = model.module.predict
+    monkeypatch.setattr(model.module, "predict", lambda images, task: predict(images, task) + 1e-3)
+    with pytest.raises(ConfigError, match="answers otherwise than the model: by"):
+        export(model, tmp_path, format)
+    assert not (tmp_path / "manifest.json").exists()
+
+
 def test_a_file_is_no_program(deployable: Make, tmp_path: Path) -> None:
     """Only tensors and plain values: nothing is run that a file brings."""
     export(deployable("hps"), tmp_path, "torch")

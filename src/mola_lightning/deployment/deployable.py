@@ -1,19 +1,21 @@
 """What is exported: a trained model, how its images are prepared, and what is known of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mola_lightning.core import ConfigError, Task
-from mola_lightning.core.errors import one_of
+from mola_lightning.core.errors import one_of, require
 from mola_lightning.data import ImageTransforms, MultiTaskDataModule, Normalize
 from mola_lightning.data.kinds import kind_of
 from mola_lightning.training import MultiTaskModule
 
+CHECKED_ROWS = (1, 3)  # a graph traced for one number of images must serve others
 OUTPUTS = {
     "single_label": "logits, one a class: softmax makes probabilities",
     "multi_label": "logits, one a label: sigmoid makes probabilities",
@@ -112,6 +114,44 @@ class Deployable:
     def example(self, rows: int) -> Tensor:
         """(rows, C, H, W) of noise in [0, 1], always the same."""
         return torch.rand(rows, *self.image_shape, generator=torch.Generator().manual_seed(0))
+
+    def answers(self, images: Tensor) -> dict[str, Tensor]:
+        """Outputs of all tasks, by name, for images (B, C, H, W) as :meth:`MultiTaskModule.predict` takes them."""
+        return {name: self.module.predict(images, name) for name in self.module.names}
+
+    def check_answers(
+        self,
+        answers: Callable[[Tensor], Mapping[str, Tensor]],
+        names: Sequence[str],
+        path: Path,
+        tolerance: float = 1e-5,
+    ) -> float:
+        """The largest difference between a file and the model, over the largest output where that is above 1.
+
+        Args:
+            answers: images (B, C, H, W) in [0, 1] -> outputs by name of the task, by the file.
+            names: the tasks to compare.
+            path: of the file, said in the message.
+            tolerance: the largest difference that is allowed.
+
+        Raises:
+            ConfigError: when it is above the tolerance.
+        """
+        largest = 0.0
+        for rows in CHECKED_ROWS:
+            images = self.example(rows)
+            found = answers(images)
+            for name in names:
+                wanted = self.module.predict(images, name)
+                scale = max(1.0, float(wanted.abs().max()))
+                difference = float((found[name] - wanted).abs().max()) / scale
+                largest = largest if difference <= largest else difference  # which keeps what is not a number
+        require(
+            largest <= tolerance,
+            f"{path} answers otherwise than the model: by {largest:.1e}, and {tolerance:.0e} is allowed. Use another "
+            "format, and please report this",
+        )
+        return largest
 
     def task_facts(self, task: Task) -> dict[str, Any]:
         """What a manifest says of a task."""

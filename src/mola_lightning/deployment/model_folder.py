@@ -24,8 +24,11 @@ PARTS = ("architecture.", "heads.")  # of a module's state: the rest is of its t
 def save_model(deployable: Deployable, folder: Path | str) -> dict[str, Any]:
     """Write ``config.json``, ``model.safetensors``, ``README.md`` and the manifest; the manifest.
 
+    The model is read back and compared before the manifest is written.
+
     Raises:
-        ConfigError: for a model that plain values cannot describe, see :func:`specify`.
+        ConfigError: for a model that plain values cannot describe, see :func:`specify`; or one that answers otherwise
+            when it is read back.
     """
     folder = Path(folder)
     facts = {name: value for name, value in deployable.facts.items() if name != "metrics"}
@@ -36,13 +39,14 @@ def save_model(deployable: Deployable, folder: Path | str) -> dict[str, Any]:
     write_tensors(folder / WEIGHTS, weights_of(deployable.module), {"kind": "model"})
     with atomic_write(folder / "README.md") as file:
         file.write(model_card(config))
-    spec = config["spec"]
+    spec, again = config["spec"], _read(folder)
+    difference = deployable.check_answers(again.answers, again.module.names, folder / WEIGHTS)
     manifest = {
         "format": "model",
         "method": spec["method"],
         "license": None,
         **facts,
-        "tasks": {each["name"]: {"file": WEIGHTS, **each} for each in spec["tasks"]},
+        "tasks": {each["name"]: {"file": WEIGHTS, **each, "max_difference": difference} for each in spec["tasks"]},
         "versions": versions(),
     }
     return finish_artefact(folder, manifest, [CONFIG, WEIGHTS, "README.md"])
@@ -63,6 +67,11 @@ def load_model(folder: Path | str) -> Deployable:
             f"{folder} holds no model: its {MANIFEST} is of format={manifest['format']} and lists "
             f"{', '.join(manifest['files'])}; give a folder of format=model, which lists {CONFIG} and {WEIGHTS}"
         )
+    return _read(folder)
+
+
+def _read(folder: Path) -> Deployable:
+    """The model, whose checksums the caller looked at."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         deployable = build(config["spec"])
