@@ -12,6 +12,7 @@ from safetensors import safe_open
 from mola_lightning import MoLAGrad, MoLARouter, MultiTaskModule
 from mola_lightning.cli.compose import main as compose_main
 from mola_lightning.cli.evaluate import evaluate
+from mola_lightning.cli.export import deployable_of
 from mola_lightning.cli.export import main as export_main
 from mola_lightning.cli.loading import load_run
 from mola_lightning.core import ConfigError
@@ -89,9 +90,9 @@ def test_experts_apart_and_together(run: Path, command: Command, tmp_path: Path)
     assert done.code == 0, done.err
     with safe_open(composed / "export/safetensors/photo.safetensors", "pt") as opened:
         assert json.loads(opened.metadata()["mola"])["task"] == "photo"
-    for argument in ("checkpoint=last", "overrides=[seed=1]"):
-        done = command(export_main, f"run={composed}", argument)
-        assert (done.code, "leave checkpoint= and overrides= out" in " ".join(done.err.split())) == (1, True)
+    for arguments in (("last",), ("best", None, ["seed=1"])):
+        with pytest.raises(ConfigError, match="leave checkpoint= and overrides= out"):
+            deployable_of(composed, *arguments)
 
 
 @pytest.mark.parametrize(
