@@ -86,6 +86,28 @@ def test_an_export_that_did_not_end_is_none(folder: Path) -> None:
         load(folder, "a")
 
 
+@pytest.mark.parametrize("format", ["torch", "adapters"])
+def test_tasks_one_after_the_other(format: str, deployable: Make, tmp_path: Path) -> None:
+    """Other tasks of the same model stay; of anything else nothing stays."""
+    model = deployable("mola_grad")
+    export(model, tmp_path, format, task="b")
+    second = export(model, tmp_path, format, task="a")
+    assert (second.kept, second.removed) == (("b",), ())
+    found = read_artefact(tmp_path)
+    assert list(found["tasks"]) == ["a", "b"]
+    assert set(found["files"]) == {path.name for path in tmp_path.iterdir()} - {"manifest.json"}
+    assert all(task in (tmp_path / "README.md").read_text() for task in ("| a |", "| b |"))
+    gone = found["tasks"]["b"]["file"]
+    (tmp_path / "mine.txt").touch()
+    with torch.no_grad():
+        model.module.heads["a"].bias += 1
+    third = export(model, tmp_path, format, task="a")
+    assert (third.kept, third.removed) == ((), (gone,))
+    assert {path.name for path in tmp_path.iterdir()} == {*third.manifest["files"], "manifest.json", "mine.txt"}
+    if format == "torch":
+        assert export(model, tmp_path, "safetensors", task="b").removed == ("a.pt",)
+
+
 class Bomb:
     """What a malicious file would hold."""
 

@@ -48,7 +48,12 @@ def deployable_of(
     tested = (summary.get("test") or summary.get("val") or {}) if checkpoint == "best" else {}
     facts = {
         "license": license,
-        "run": {"folder": run.resolve().name, "checkpoint": checkpoint, "config_key": summary.get("config_key")},
+        "run": {
+            "folder": run.resolve().name,
+            "checkpoint": checkpoint,
+            "config_key": summary.get("config_key"),
+            "overrides": list(overrides or []),
+        },
         "seed": loaded.cfg.seed,
         "git": {"training": summary.get("git", {}), "export": git_state()},
         "metrics": {name: values for name, values in tested.items() if name != "mean"},
@@ -80,6 +85,9 @@ def _job(cfg: DictConfig) -> None:
     exported = export(deployable, output, cfg.format, None if cfg.task is None else str(cfg.task))
     console = Console()
     console.print(exported_table(exported))
+    for what, names in (("tasks kept", exported.kept), ("files removed", exported.removed)):
+        if names:
+            console.print(f"{what} of an earlier export there: {', '.join(names)}", soft_wrap=True)
     console.print(f"written to {output}; README.md there has the lines that load it", soft_wrap=True)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,16 @@ from mola_lightning.heads import LinearHead
 BASE = "base.safetensors"
 
 
-def write_experts(deployable: Deployable, folder: Path, tasks: Sequence[Task]) -> tuple[list[str], dict[str, Any]]:
+def write_experts(
+    deployable: Deployable, folder: Path, tasks: Sequence[Task], keep: Collection[str] = ()
+) -> tuple[list[str], dict[str, Any]]:
     """Write ``base.safetensors`` and a file for each task; their names, and what the manifest says of them.
+
+    Args:
+        deployable: the model.
+        folder: where to.
+        tasks: whose experts.
+        keep: files of an earlier export that stay.
 
     Raises:
         ConfigError: for a model without an expert for each task, a head that is no linear layer, or a backbone that
@@ -41,7 +49,7 @@ def write_experts(deployable: Deployable, folder: Path, tasks: Sequence[Task]) -
     for task in tasks:
         check_head(heads[task.name], task)
         require(f"{task.name}.safetensors" != BASE, f"a task called {task.name!r} would take the file of the backbone")
-    begin_artefact(folder)
+    begin_artefact(folder, keep)
     write_tensors(folder / BASE, state, {"kind": "base", "base": base})
     settings = adapter_settings(backbone)
     for task in tasks:
