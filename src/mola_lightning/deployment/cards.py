@@ -77,11 +77,11 @@ def _code(format: str, tasks: Mapping[str, Mapping[str, Any]]) -> str:
             "import torch",
             "",
             f'program = torch.export.load("{file}").module()',
-            f'logits = program(images)["{name}"]',
+            f'outputs = program(images)["{name}"]',
         ]
     elif format == "onnx":
         lines = ["import onnxruntime", "", f'session = onnxruntime.InferenceSession("{file}")']
-        lines.append(f'(logits,) = session.run(["{name}"], {{"images": images}})  # numpy, float32')
+        lines.append(f'(outputs,) = session.run(["{name}"], {{"images": images}})  # numpy, float32')
     else:
         files = ",".join(each["file"] for each in tasks.values())
         return f"```sh\nmola-compose base=base.safetensors experts=[{files}] output=<folder>\n```"

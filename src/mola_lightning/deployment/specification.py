@@ -1,4 +1,4 @@
-"""A model as plain values, and the model again from them: what a file may say, and nothing that is run."""
+"""A model as plain values, and the model again from them: what a file may say, and no code that is run."""
 
 import re
 from collections.abc import Mapping, Sequence
