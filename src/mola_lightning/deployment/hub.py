@@ -14,9 +14,9 @@ hub = need("huggingface_hub", "mola_lightning.deployment.hub")
 class HubModel(nn.Module, hub.PyTorchModelHubMixin):  # type: ignore[name-defined]
     """A trained model with ``save_pretrained``, ``push_to_hub`` and ``from_pretrained``.
 
-    Loading reads weights as safetensors and runs no code of a downloaded folder. It builds the parts that the description
-    names: method, router and adapters from a fixed list, and as the backbone any network of the installed timm, with any
-    plain values as arguments but those that read files or download.
+    Loading reads weights as safetensors and runs no code of a downloaded folder. It builds the parts that the
+    description names: method, router and adapters from a fixed list, and as the backbone any network of the installed
+    timm, with any plain values as arguments but those that read files or download.
 
     Args:
         deployable: the model.
