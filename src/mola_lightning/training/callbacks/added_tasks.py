@@ -72,5 +72,6 @@ class AddedTasks(Callback):
         content = {"base": str(self.base), "old": old, "new": {n: now[n] for n in self._new}}
         with atomic_write(self.folder / REPORT) as file:
             json.dump(content, file, indent=1)
-        told = ", ".join(f"{n} {pair['before']} -> {pair['after']:.4f}" for n, pair in old.items())
+        known = {n: "?" if pair["before"] is None else f"{pair['before']:.4f}" for n, pair in old.items()}
+        told = ", ".join(f"{n} {known[n]} -> {pair['after']:.4f}" for n, pair in old.items())
         log.info("test of the old tasks, before and after: %s", told)
