@@ -25,6 +25,8 @@ TASKS = tuple(f"task_{i}" for i in range(10))
 EPOCHS = 50
 HOSTILE = "<script>alert('x')</script>&\"'"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# The page's script runs in a browser alone; what it sorts by, and the page itself, is read by the other tests.
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
@@ -260,8 +262,7 @@ const enter = (id, value, event) => {
 
 def ask(page: str, script: str, folder: Path) -> dict[str, Any]:
     """What ``script`` puts into ``found`` when a browser has loaded the page."""
-    if BROWSER is None:
-        pytest.skip("no chromium on this machine")
+    assert BROWSER is not None
     wait = "addEventListener('load', () => { %s\nconst e = document.createElement('pre');"
     wait += "e.id = 'found'; e.textContent = JSON.stringify(found); document.body.append(e); });"
     path = folder / "page.html"
@@ -273,6 +274,7 @@ def ask(page: str, script: str, folder: Path) -> dict[str, Any]:
     return json.loads(html.unescape(answer.group(1)))
 
 
+@needs_browser
 @pytest.mark.slow
 def test_a_browser_sorts_by_value_finds_and_opens(make_run: Make, tmp_path: Path) -> None:
     for seed, (a, b) in enumerate([(0.095, 0.6), (0.8, None), (1.0, 0.5)]):
@@ -307,6 +309,7 @@ def test_a_browser_sorts_by_value_finds_and_opens(make_run: Make, tmp_path: Path
     assert found["loaded"] == 0
 
 
+@needs_browser
 @pytest.mark.slow
 def test_a_browser_opens_a_page_of_many_runs(study: tuple[Path, str], tmp_path: Path) -> None:
     script = """

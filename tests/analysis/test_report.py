@@ -130,3 +130,6 @@ def test_over_an_option_of_the_configs(make_run: Make, tmp_path: Path, capsys: p
     assert {path.name for path in (tmp_path / "f").iterdir()} == {"ablation_rank.png", "ablation_rank.svg"}
     assert main([*where[:-1], "adapter.rnk"]) == 1
     assert "no run's config has the option adapter.rnk" in capsys.readouterr().err
+    for other in (["--html", "x.html"], ["--format", "latex"], ["--baseline", "hps"], ["--output", "x.md"], ["--cost"]):
+        assert main([*where, *other]) == 1
+        assert f"and not {' '.join(other[: 1 + (other[0] == '--format')])}" in capsys.readouterr().err

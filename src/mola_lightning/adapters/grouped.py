@@ -90,16 +90,8 @@ def grouped_conv2d(
 
 
 @grouped_conv2d.register_fake
-def _(
-    x: Tensor,
-    weights: Tensor,
-    sizes: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    channel_groups: int,
-) -> Tensor:
-    y = F.conv2d(x, weights[0], None, stride, padding, dilation, channel_groups)
+def _(x: Tensor, weights: Tensor, sizes: Tensor, *settings: Any) -> Tensor:
+    y = F.conv2d(x, weights[0], None, *settings)
     return y.new_empty(y.shape).contiguous(memory_format=layout(x))
 
 

@@ -1,6 +1,6 @@
 """A comparison as a table to read: terminal, Markdown, LaTeX; and as CSV with the raw numbers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 from rich.console import RenderableType
@@ -44,14 +44,24 @@ def to_markdown(df: pd.DataFrame) -> str:
     """The comparison as a GitHub table with its caption below; the best mean of each column is bold."""
     cells = to_cells(df)
     rows = [[f"**{c}**" if (i, j) in cells.best else c for j, c in enumerate(r)] for i, r in enumerate(cells.rows)]
-    widths = [max(len(row[j]) for row in [cells.header, *rows]) for j in range(len(cells.header))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return f"{markdown_rows([cells.header, *rows])}\n{cells.caption}\n"
 
-    def line(row: list[str]) -> str:
-        padded = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-        return f"| {' | '.join(padded)} |"
 
-    return "\n".join([line(cells.header), line(rule), *map(line, rows), "", cells.caption, ""])
+def markdown_rows(rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """A GitHub table, padded so that it can be read as text; a line for each row, the header first.
+
+    Args:
+        rows: cells of the header and of all rows, equally many.
+        words: columns at the left that hold words; the others hold numbers, which stand on the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        padded = (c.ljust(w) if j < words else c.rjust(w) for j, (c, w) in enumerate(zip(row, widths, strict=True)))
+        return f"| {' | '.join(padded)} |\n"
+
+    rule = ["-" * width if j < words else "-" * (width - 1) + ":" for j, width in enumerate(widths)]
+    return "".join([line(rows[0]), line(rule), *map(line, rows[1:])])
 
 
 def to_latex(df: pd.DataFrame) -> str:

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console, errors = Console(width=None if sys.stdout.isatty() else WIDE), Console(stderr=True)
     try:
         if arguments.over:
-            require(arguments.html is None, "--html shows methods side by side: leave out --over, or --html")
+            _check_over(arguments)
             report_over(
                 load_runs(arguments.folders),
                 arguments.over,
@@ -162,6 +162,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw scores, costs and mixing weights there")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with all of it, and every run, there")
     return parser
+
+
+def _check_over(arguments: argparse.Namespace) -> None:
+    """Nothing that was asked for is left out without a word."""
+    others = ("html", "output", "methods", "baseline", "sort", "cost")
+    given = [f"--{name}" for name in others if getattr(arguments, name)]
+    if arguments.format not in ("rich", "markdown"):
+        given.append(f"--format {arguments.format}")
+    require(
+        not given,
+        f"--over shows one option's values, and not {', '.join(given)}, which belong to the comparison of "
+        "methods; leave out one or the other. It takes --metric, --csv, --figures and --format rich or markdown.",
+    )
 
 
 def _names(text: str) -> list[str]:

@@ -6,15 +6,16 @@ from typing import Any
 
 import pandas as pd
 from omegaconf import OmegaConf
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mola_lightning.analysis import plots
 from mola_lightning.analysis.ablation import ablation
+from mola_lightning.analysis.cells import MISSING
 from mola_lightning.analysis.results import Run, problems
 from mola_lightning.analysis.runs import CONFIG, comparable
+from mola_lightning.analysis.tables import markdown_rows
 from mola_lightning.core import ConfigError
 from mola_lightning.core.files import atomic_write
 
@@ -52,7 +53,7 @@ def report_over(
     if len(data) > 1:
         raise ConfigError(f"--over takes runs on one data set, found {', '.join(data)}; name the folders of one")
     found = ablation(done, option, [_value(run, option) for run in done], metric)
-    console.print(_table(found, markdown))
+    console.print(_table(found, markdown), soft_wrap=markdown)
     if csv is not None:
         with atomic_write(csv) as file:
             file.write(found.to_csv(index=False, lineterminator="\n"))
@@ -70,21 +71,24 @@ def _value(run: Run, option: str) -> Any:
     return str(value) if OmegaConf.is_config(value) else value
 
 
-def _table(found: pd.DataFrame, markdown: bool) -> Table:
+def _table(found: pd.DataFrame, markdown: bool) -> Table | Text:
     """Mean ± standard deviation, and the number of runs where it differs."""
     scale = 100 if found.attrs["percent"] else 1
-    counts = set(found["runs"])
-    of = f"{counts.pop()} seeds" if len(counts) == 1 else "seeds"
-    unit = " (%)" if scale == 100 else ""
-    title = f"Test {found.attrs['metric']}{unit} on {found.attrs['data']}: mean ± standard deviation over {of}"
-    table = Table(title=None if markdown else title, title_justify="left", box=box.MARKDOWN if markdown else None)
-    table.add_column(f"{found.attrs['option']} =", no_wrap=True)
+    counts = sorted(set(found["runs"]))
     values = list(dict.fromkeys(found["value"]))
-    for value in values:
-        table.add_column(Text(str(value)), justify="right")
-    for method, rows in found.groupby("method", sort=False):
-        cells = {row.value: _cell(row, scale, bool(counts)) for row in rows.itertuples()}
-        table.add_row(Text(str(method)), *(cells.get(value, "–") for value in values))
+    rows = [[f"{found.attrs['option']} =", *map(str, values)]]
+    for method, group in found.groupby("method", sort=False):
+        cells = {row.value: _cell(row, scale, len(counts) > 1) for row in group.itertuples()}
+        rows.append([str(method), *(cells.get(value, MISSING) for value in values)])
+    if markdown:
+        return Text(markdown_rows(rows), end="")
+    of = f"{counts[0]} seeds" if len(counts) == 1 else "seeds"
+    what = f"{found.attrs['metric']}{' (%)' if scale == 100 else ''} on {found.attrs['data']}"
+    table = Table(title=f"Test {what}: mean ± standard deviation over {of}", title_justify="left")
+    for j, name in enumerate(rows[0]):
+        table.add_column(Text(name), justify="right" if j else "left", no_wrap=True)
+    for row in rows[1:]:
+        table.add_row(*map(Text, row))
     return table
 
 

@@ -1,10 +1,11 @@
 """Runs side by side without task ids: how often each finds the task, and what that costs its answers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import pandas as pd
 
+from mola_lightning.analysis.tables import markdown_rows
 from mola_lightning.prediction.agnostic import Accuracies
 
 KNOWN = "task_id"
@@ -53,19 +54,8 @@ def agnostic_markdown(frame: pd.DataFrame) -> str:
         table.append((float(of_mean["accuracy"].mean()), [str(method), str(way), *cells]))
     header = ["method", "task chosen by", "task found", "with task id", *tasks]
     ordered = [cells for _, cells in sorted(table, key=lambda row: -row[0])]
-    return _lines([header, *ordered])
+    return markdown_rows([header, *ordered], words=2)
 
 
 def _spread(values: pd.Series) -> str:
     return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
-
-
-def _lines(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    left = 2  # columns of words; the others hold numbers
-    padded = [
-        [cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
-        for row in rows
-    ]
-    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in [padded[0], rule, *padded[1:]])
