@@ -121,6 +121,10 @@ class AdaptedLayer(nn.Module, ABC):
     def mix(self, every: Tensor, weights: Tensor) -> Tensor:
         """Outputs of all experts, the channel axis split in (E, O), weighted by (B, E) and summed over experts."""
 
+    @abstractmethod
+    def inputs_per_position(self) -> int:
+        """Numbers of the input for each output position."""
+
     def regrouped_per_position(self) -> int:
         """Numbers copied for each output position to put the results of ``run_groups`` together, forward and back."""
         return 0

@@ -72,7 +72,7 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
         single = self.pointwise and self.groups == 1 and set(self.stride) == {1} and not any(padding)
         if single and layout(x) == torch.channels_last:
             pixels = x.permute(0, 2, 3, 1)
-            y = grouped_linear(pixels.flatten(0, 2), weights.flatten(2), sizes * (x.shape[2] * x.shape[3]))
+            y = grouped_linear(pixels.flatten(0, 2), weights.flatten(2), sizes, x.shape[2] * x.shape[3])
             y = y.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
         else:
             y = grouped_conv2d(x, weights, sizes, self.stride, padding, self.dilation, self.groups)
@@ -139,7 +139,11 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
         """Outputs and inputs; none where pixels follow each other, as they do on CUDA with channels last."""
         if self.pointwise and self.weight.is_cuda:
             return 0
-        return self.out_channels + self.in_channels * self.stride[0] * self.stride[1]
+        return self.out_channels + self.inputs_per_position()
+
+    def inputs_per_position(self) -> int:
+        """Input channels, of as many pixels as the stride steps over."""
+        return self.in_channels * self.stride[0] * self.stride[1]
 
     def plain(self) -> nn.Module:
         """A convolution of the replaced type that shares this one's weight and bias."""

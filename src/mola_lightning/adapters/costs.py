@@ -15,6 +15,7 @@ class Prices:
         touch: to write, read and back-propagate one number of a materialised delta.
         touch_rows: the same for one number of a row's own kernel.
         stream: to write or read, and back-propagate, one number of an activation.
+        reread: to read one number of the input once more, beside the base layer, and to add to its gradient.
         unfold: to copy one number of an input into the patches that a kernel reads, and to add its gradient back.
     """
 
@@ -22,12 +23,13 @@ class Prices:
     touch: float
     touch_rows: float
     stream: float
+    reread: float
     unfold: float
 
 
 PRICES = {
-    "cpu": Prices(call=8_000_000, touch=14, touch_rows=90, stream=44, unfold=70),
-    "cuda": Prices(call=2_000_000_000, touch=1500, touch_rows=1500, stream=170, unfold=1000),
+    "cpu": Prices(call=8_000_000, touch=14, touch_rows=90, stream=44, reread=0, unfold=70),
+    "cuda": Prices(call=700_000_000, touch=300, touch_rows=1500, stream=170, reread=170, unfold=1000),
 }
 
 

@@ -14,48 +14,50 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 
-def row_groups(sizes: Tensor) -> list[tuple[int, slice]]:
-    """(group, its rows) of the groups that have rows."""
-    found, start = [], 0
-    for group, size in enumerate(sizes.tolist()):
-        if size:
-            found.append((group, slice(start, start + size)))
-        start += size
-    return found
-
-
 @torch.library.custom_op("mola_lightning::grouped_linear", mutates_args=())
-def grouped_linear(x: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
+def grouped_linear(x: Tensor, weights: Tensor, sizes: Tensor, times: int = 1) -> Tensor:
     """X (N, I) in consecutive groups of rows, each times its own weight (E, O, I) transposed -> (N, O).
 
     Args:
         x: (N, I).
         weights: (E, O, I).
-        sizes: (E,) int64 on the host, rows of each group; their sum is N.
+        sizes: (E,) int64 on the host, images of each group.
+        times: rows of x that each image has.
     """
+    rows = [size * times for size in sizes.tolist()]
+    if equal(rows):
+        return torch.bmm(x.reshape(len(rows), rows[0], -1), weights.transpose(1, 2)).flatten(0, 1)
     y = x.new_empty(x.shape[0], weights.shape[1])
-    for group, rows in row_groups(sizes):
-        torch.mm(x[rows], weights[group].t(), out=y[rows])
+    for own, weight, result in zip(x.split(rows), weights.transpose(1, 2), y.split(rows), strict=True):
+        torch.mm(own, weight, out=result)
     return y
 
 
 @grouped_linear.register_fake
-def _(x: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
+def _(x: Tensor, weights: Tensor, sizes: Tensor, times: int = 1) -> Tensor:
     return x.new_empty(x.shape[0], weights.shape[1])
 
 
 @torch.library.custom_op("mola_lightning::grouped_linear_backward", mutates_args=())
-def grouped_linear_backward(gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+def grouped_linear_backward(
+    gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor, times: int
+) -> tuple[Tensor, Tensor]:
     """Gradients of x and of the weights."""
-    of_x, of_weights = torch.empty_like(x), torch.zeros_like(weights)
-    for group, rows in row_groups(sizes):
-        torch.mm(gradient[rows], weights[group], out=of_x[rows])
-        torch.mm(gradient[rows].t(), x[rows], out=of_weights[group])
+    rows = [size * times for size in sizes.tolist()]
+    of_weights, parts = torch.empty_like(weights), gradient.split(rows)
+    # one by one: long sums over rows, which a product of its own may split over the device
+    for given, own, of_weight in zip(parts, x.split(rows), of_weights, strict=True):
+        torch.mm(given.t(), own, out=of_weight)  # zeros for a group without rows
+    if equal(rows):
+        return torch.bmm(gradient.reshape(len(rows), rows[0], -1), weights).flatten(0, 1), of_weights
+    of_x = torch.empty_like(x)
+    for given, weight, of_own in zip(parts, weights, of_x.split(rows), strict=True):
+        torch.mm(given, weight, out=of_own)
     return of_x, of_weights
 
 
 @grouped_linear_backward.register_fake
-def _(gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+def _(gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor, times: int) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(weights)
 
 
@@ -81,11 +83,9 @@ def grouped_conv2d(
         channel_groups: of the convolution.
     """
     parts = [
-        F.conv2d(x[rows], weights[group], None, stride, padding, dilation, channel_groups)
-        for group, rows in row_groups(sizes)
+        F.conv2d(own, weight, None, stride, padding, dilation, channel_groups)
+        for own, weight in zip(x.split(sizes.tolist()), weights, strict=True)
     ]
-    if not parts:
-        return F.conv2d(x, weights[0], None, stride, padding, dilation, channel_groups)
     return torch.cat(parts).contiguous(memory_format=layout(x))
 
 
@@ -107,14 +107,14 @@ def grouped_conv2d_backward(
     channel_groups: int,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x and of the weights."""
-    of_weights, of_rows = torch.zeros_like(weights), []
     settings = (None, stride, padding, dilation, False, [0, 0], channel_groups, [True, True, False])
-    for group, rows in row_groups(sizes):
-        of_x, of_weight, _ = torch.ops.aten.convolution_backward(gradient[rows], x[rows], weights[group], *settings)
-        of_rows.append(of_x)
-        of_weights[group] = of_weight
-    found = torch.cat(of_rows) if of_rows else torch.zeros_like(x)
-    return found.contiguous(memory_format=layout(x)), of_weights
+    rows = sizes.tolist()
+    of_x, of_weights = [], []
+    for given, own, weight in zip(gradient.split(rows), x.split(rows), weights, strict=True):
+        of_own, of_weight, _ = torch.ops.aten.convolution_backward(given, own, weight, *settings)
+        of_x.append(of_own)
+        of_weights.append(of_weight)
+    return torch.cat(of_x).contiguous(memory_format=layout(x)), torch.stack(of_weights)
 
 
 @grouped_conv2d_backward.register_fake
@@ -123,11 +123,12 @@ def _(gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor, *settings: ob
 
 
 def _keep_linear(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+    *kept, ctx.times = inputs
+    ctx.save_for_backward(*kept)
 
 
 def _linear_gradients(ctx: Any, gradient: Tensor) -> tuple:
-    return *grouped_linear_backward(gradient.contiguous(), *ctx.saved_tensors), None
+    return *grouped_linear_backward(gradient.contiguous(), *ctx.saved_tensors, ctx.times), None, None
 
 
 grouped_linear.register_autograd(_linear_gradients, setup_context=_keep_linear)
@@ -145,6 +146,11 @@ def _conv2d_gradients(ctx: Any, gradient: Tensor) -> tuple:
 
 
 grouped_conv2d.register_autograd(_conv2d_gradients, setup_context=_keep_conv2d)
+
+
+def equal(sizes: Sequence[int]) -> bool:
+    """Whether all groups are of one size, as in batches with as many rows of each task: one launch serves them all."""
+    return min(sizes) == max(sizes) > 0
 
 
 def layout(x: Tensor) -> torch.memory_format:

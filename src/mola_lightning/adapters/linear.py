@@ -54,7 +54,7 @@ class AdaptedLinear(AdaptedLayer, nn.Linear):
     def run_groups(self, x: Tensor, weights: Tensor, sizes: Tensor, bias: Tensor | None) -> Tensor:
         """One product for each group."""
         tokens = _tokens(x)
-        y = grouped_linear(*in_one_precision(tokens.flatten(0, 1), weights), sizes * tokens.shape[1])
+        y = grouped_linear(*in_one_precision(tokens.flatten(0, 1), weights), sizes, tokens.shape[1])
         y = y if bias is None else y + bias.to(y.dtype)
         return y.view(*x.shape[:-1], -1)
 
@@ -77,6 +77,10 @@ class AdaptedLinear(AdaptedLayer, nn.Linear):
     def mix(self, every: Tensor, weights: Tensor) -> Tensor:
         """(B, ..., E, O), (B, E) -> (B, ..., O)."""
         return torch.einsum("b...eo,be->b...o", every, weights)
+
+    def inputs_per_position(self) -> int:
+        """Input features."""
+        return self.in_features
 
     def positions(self, x: Tensor) -> int:
         """Rows times tokens."""

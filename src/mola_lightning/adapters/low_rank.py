@@ -27,8 +27,10 @@ class LowRankSoft(Plan):
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
         o, ik, m = weight_sizes(layer)
-        codes = layer.num_experts * m
-        return PlanCost(codes * (ik + o) + prices_of(layer.weight).stream * (o + 2 * codes))
+        prices, codes = prices_of(layer.weight), layer.num_experts * m
+        return PlanCost(
+            codes * (ik + o) + prices.stream * (o + 2 * codes) + prices.reread * layer.inputs_per_position()
+        )
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         y = layer.run(x, layer.weight, layer.bias)
@@ -51,7 +53,9 @@ class LowRankHard(Plan):
         o, ik, m = weight_sizes(layer)
         made = 1 if layer.pointwise else layer.num_experts
         picked = 0 if layer.pointwise else m
-        return PlanCost(m * (ik * made + o) + prices_of(layer.weight).stream * (o + m * made + picked))
+        prices = prices_of(layer.weight)
+        touched = prices.stream * (o + m * made + picked) + prices.reread * layer.inputs_per_position()
+        return PlanCost(m * (ik * made + o) + touched)
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         y = layer.run(x, layer.weight, layer.bias)
@@ -137,7 +141,8 @@ class LowRankGrouped(Plan):
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
         o, ik, m = weight_sizes(layer)
         prices = prices_of(layer.weight)
-        return PlanCost(m * (ik + o) + prices.stream * (2 * o + m), 2 * prices.call * len(mixing.present))
+        touched = prices.stream * (2 * o + m) + prices.reread * layer.inputs_per_position()
+        return PlanCost(m * (ik + o) + touched, 2 * prices.call * len(mixing.present))
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         parts = x.split(mixing.group_sizes)

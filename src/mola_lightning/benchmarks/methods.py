@@ -20,7 +20,8 @@ from mola_lightning.training import MoLAGrad, MoLARouter, MultiTaskModule
 
 ROUTER_SIZE = 64  # pixels; images that are larger are resized for the router
 # A rate that leaves the weights where they are: cost does not depend on it, and noise cannot make the loss diverge.
-OPTIMIZER = partial(torch.optim.AdamW, lr=1e-6)
+# One kernel for all parameters, as in conf/optimizer.
+OPTIMIZER = partial(torch.optim.AdamW, lr=1e-6, fused=True)
 
 
 class FixedMixing(Router):
