@@ -10,7 +10,12 @@ ROUTER = ("architecture=mola", "router.blocks=1", "router.widths=[4,4,8]", "data
 GRAD = ("architecture=mola_grad", "sampler=temperature", "trainer.accumulate_grad_batches=2")
 # Draws from torch's generator in each step, and a balancer that remembers earlier epochs.
 STATEFUL = ("architecture=ltb", "balancer=dwa", "sampler=proportional", "architecture.warmup=0")
-METHODS = {"router": ROUTER, "grad": GRAD, "stateful": STATEFUL}
+# Looked at while it goes on, in each step and each validation.
+WATCHED = (
+    "architecture=mola", "router.blocks=1", "router.widths=[4,4,8]",
+    "callbacks=monitors", "callbacks.conflict.every_n_steps=1",
+)  # fmt: skip
+METHODS = {"router": ROUTER, "grad": GRAD, "stateful": STATEFUL, "watched": WATCHED}
 
 
 @pytest.fixture(scope="session")

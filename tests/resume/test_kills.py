@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from mola_lightning.core.files import read_journal
+
 # Some of the moments of tests/soak, twenty runs with those below. An epoch has 5 batches; a checkpoint is due every 2
 # steps and as an epoch begins.
 KILLS = [
@@ -27,6 +29,9 @@ KILLS = [
     ("stateful", ("hook", "on_train_batch_end", 5)),
     ("stateful", ("io", "after_replace", 6)),
     ("stateful", ("io", "row", 5)),
+    ("watched", ("hook", "on_train_batch_start", 8)),
+    ("watched", ("hook", "on_validation_batch_end", 3)),
+    ("watched", ("io", "row", 7)),
 ]
 CONTROLS = [
     ("seeds", ("hook", "on_train_batch_end", 8)),
@@ -66,6 +71,14 @@ def test_without_an_ingredient_it_differs(
 ) -> None:
     found = killer.trial(whole("stateful"), tmp_path / "run", methods["stateful"], [kill], without=ingredient)
     assert found != []
+
+
+@pytest.mark.slow
+def test_what_monitors_say_is_in_the_journal_once(whole: Callable[[str], Path]) -> None:
+    """So that the kills of a watched run put it to the test: the journal of a killed run is that of the whole one."""
+    found = read_journal(whole("watched") / "metrics.jsonl")
+    assert [row["step"] for row in found if "conflict/mean_cosine" in row] == list(range(15))
+    assert [row["epoch"] for row in found if "routing/effective_experts" in row] == [0, 1, 2]
 
 
 def test_same_run_twice(killer: Any, whole: Callable[[str], Path], methods: Any, tmp_path: Path, killing: Any) -> None:
