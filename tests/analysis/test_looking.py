@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch import Tensor, nn
 
 from mola_lightning.analysis.comparing import check_comparable, compare_runs
@@ -23,8 +24,10 @@ from mola_lightning.analysis.subject import Subject, look
 from mola_lightning.analysis.swap import NONE, OWN, relative_to_own, swap_table
 from mola_lightning.architectures import HPS, MMoE, SingleTask
 from mola_lightning.backbones import create_small_resnet
+from mola_lightning.cli.analysis_loggers import log_results
 from mola_lightning.core import ConfigError, Task, TaskRows
 from mola_lightning.data import TensorSource
+from mola_lightning.routers import UniformRouter
 from mola_lightning.training import MoLAGrad, MoLARouter, MultiTaskModule
 
 SHAPE = (1, 2, 2)
@@ -254,6 +257,7 @@ def test_every_look_writes_numbers_and_figures(experts_that_differ: Any, source:
         result = take(here, name)
         assert result.files
         assert result.findings
+        assert result.numbers
         assert all(path.is_file() and path.stat().st_size for path in result.files)
         pictures = [path for path in result.files if path.suffix == ".png"]
         assert pictures
@@ -284,6 +288,78 @@ def test_runs_side_by_side(source: TensorSource, tmp_path: Path) -> None:
     assert not math.isclose(matrix.iloc[-1, -1], 1, abs_tol=1e-3), "two random networks are not the same"
     same = compare_runs([subjects[0], subject(modules[0], source, tmp_path, "y", num_images=40)], found, tmp_path)
     assert same["similarity"].findings[0][1] == "1.000"
+
+
+@pytest.fixture
+def experts_for_all(experts_that_differ: Any, source: TensorSource) -> Any:
+    """The same experts, all mixed evenly for every image: what a router does whose tasks are not told apart."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+    net.num_features = 2
+    settings: dict[str, Any] = {"adapter": {"kind": "full"}, "router": UniformRouter, "twd_weight": 0.0}
+    module = MoLARouter(source.tasks, net, SHAPE, rank=1, alpha=1, **settings)
+    module.architecture.backbone.load_state_dict(experts_that_differ.architecture.backbone.state_dict())
+    return module.eval()
+
+
+def test_routing_side_by_side(
+    experts_that_differ: Any, experts_for_all: Any, source: TensorSource, tmp_path: Path
+) -> None:
+    modules = {"apart": experts_that_differ, "alike": experts_for_all}
+    subjects = [subject(module, source, tmp_path / name, name) for name, module in modules.items()]
+    found = {s.label: {"routing": take(s, "routing")} for s in subjects}
+    (compared,) = compare_runs(subjects, found, tmp_path / "both").values()
+    table = pd.read_csv(tmp_path / "both" / "routing_runs.csv", index_col=["statistic", "run"])["value"]
+    told = table["I(task; expert) / H(task)"].astype(float)
+    assert told["apart"] == pytest.approx(1)
+    assert told["alike"] == pytest.approx(0, abs=1e-9)
+    assert [value for _, value in compared.findings] == ["1.000", "0.000"]
+    assert (tmp_path / "both" / "routing_runs.png").is_file()
+    assert (tmp_path / "both" / "routing_runs.svg").is_file()
+    np.testing.assert_array_equal(found["apart"]["routing"].mixing, np.eye(2))
+    np.testing.assert_array_equal(found["alike"]["routing"].mixing, np.full((2, 2), 0.5))
+
+
+def test_conflict_has_a_panel_for_each_group_of_parameters(source: TensorSource, tmp_path: Path) -> None:
+    module = MultiTaskModule(source.tasks, HPS(source.tasks, create_small_resnet, SHAPE))
+    result = take(subject(module, source, tmp_path), "conflict")
+    groups = ["all shared", "stem", "stage 1", "stage 2", "stage 3"]
+    assert list(result.table.index) == groups
+    assert {f"{group}/share_negative" for group in groups} <= result.numbers.keys()
+    svg = (tmp_path / "conflict_opposed.svg").read_text()
+    assert all(f"<!-- {group} -->" in svg for group in groups)
+
+
+class Remembers(Logger):
+    """Takes numbers only."""
+
+    name, version = "remembers", ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, float] = {}
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.found |= {**metrics, "step": step}
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        raise NotImplementedError
+
+
+def test_loggers_get_numbers_and_figures(experts_that_differ: Any, source: TensorSource, tmp_path: Path) -> None:
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    here = subject(experts_that_differ, source, tmp_path / "analysis")
+    results = {name: take(here, name) for name in ("routing", "swap")}
+    plain, board = Remembers(), TensorBoardLogger(str(tmp_path), name="tb", version="")
+    log_results([plain, board], results, step=30)
+    assert plain.found["step"] == 30
+    assert plain.found["analysis/swap/b/expert_0"] == 0.5
+    assert plain.found["analysis/routing/normalised_mutual_information"] == pytest.approx(1)
+    assert all(math.isfinite(value) for value in plain.found.values())
+    events = accumulators.EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    pictures = {path.stem for result in results.values() for path in result.files if path.suffix == ".png"}
+    assert set(events.Tags()["images"]) == {f"analysis/{name}" for name in pictures}
+    assert events.Scalars("analysis/swap/b/expert_0")[0].step == 30
 
 
 def test_runs_of_other_tasks_are_not_compared(source: TensorSource, tmp_path: Path) -> None:

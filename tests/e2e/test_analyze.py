@@ -16,7 +16,7 @@ from mola_lightning.cli.mechanism import draw_mechanism
 pytestmark = pytest.mark.soak
 SMALL = ("num_batches=1", "batch_size=16", "num_images=16")
 FIGURES = {
-    "conflict": {"conflict_cosine", "conflict_magnitude", "conflict_by_stage"},
+    "conflict": {"conflict_cosine", "conflict_magnitude", "conflict_opposed", "conflict_by_stage"},
     "routing": {"routing_mixing", "routing_scatter", "features_scatter"},
     "experts": {"experts_layers", "experts_spectra", "experts_stages", "experts_angles", "task_distance"},
     "swap": {"swap"},

@@ -1,6 +1,7 @@
 """Several runs side by side."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -30,8 +31,10 @@ def compare_runs(
 ) -> dict[str, Result]:
     """Put the looks that were taken side by side.
 
-    ``conflict_runs``: conflict by stage, a line for each run. ``similarity_<run>_<run>``: linear CKA of each stage of
-    one run with each of the other, on the same images, for every pair of runs.
+    ``conflict_runs``: conflict by stage, a line for each run. ``routing_runs``: mean mixing weights of each run that
+    routes, with TwD and without for example, and the statistics; ``routing_runs_scatter``: their images in the space of
+    mixing weights, each run in a plane of its own. ``similarity_runs``: linear CKA of each stage of one run with each
+    of the other, on the same images, for every pair of runs.
 
     Args:
         subjects: the runs, two at least.
@@ -44,6 +47,10 @@ def compare_runs(
     known = {label: table for label, table in tables.items() if table is not None}
     if len(known) > 1:
         results["conflict"] = _conflict(known, folder)
+    routed = {s.label: found[s.label]["routing"] for s in subjects if "routing" in looks}
+    routed = {label: result for label, result in routed.items() if result.mixing is not None}
+    if len(routed) > 1:
+        results["routing"] = _routing(routed, subjects[0].names, folder)
     if "similarity" in looks:
         results["similarity"] = _similarity(subjects, folder)
     return results
@@ -54,6 +61,20 @@ def _conflict(tables: Mapping[str, pd.DataFrame], folder: Path) -> Result:
     with atomic_write(path) as file:
         pd.concat(tables, names=["run"]).to_csv(file)
     return Result(files=[path, plots.save(plots.conflict_by_stage(tables), folder / "conflict_runs")])
+
+
+def _routing(routed: Mapping[str, Result], tasks: Sequence[str], folder: Path) -> Result:
+    path = folder / "routing_runs.csv"
+    tables = {label: result.table for label, result in routed.items() if result.table is not None}
+    with atomic_write(path) as file:
+        pd.concat(tables, names=["run"]).reset_index("run").to_csv(file, index=False)
+    panels = [(label, result.mixing) for label, result in routed.items() if result.mixing is not None]
+    files = [path, plots.save(plots.routing_panels(panels, tasks), folder / "routing_runs")]
+    clouds = [replace(r.cloud, title=label) for label, r in routed.items() if r.cloud is not None]
+    if clouds:
+        files.append(plots.save(plots.scatter_panels(clouds), folder / "routing_runs_scatter"))
+    told = {label: result.numbers["normalised_mutual_information"] for label, result in routed.items()}
+    return Result([(f"I(task; expert) / H(task): {label}", f"{value:.3f}") for label, value in told.items()], files)
 
 
 def _similarity(subjects: Sequence[Subject], folder: Path) -> Result:

@@ -32,34 +32,42 @@ class Result:
         findings: (what, value) in words.
         files: what was written; of a figure the PNG, beside which lies an SVG.
         note: why there is nothing, or not all.
+        numbers: name -> a number that loggers can take.
         table: numbers for comparisons of several runs.
+        mixing: (T, E) mean mixing weights, of the routing look.
+        cloud: images in the space of mixing weights, by task, of the routing look; None where there is no plane.
     """
 
     findings: list[tuple[str, str]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     note: str = ""
+    numbers: dict[str, float] = field(default_factory=dict)
     table: pd.DataFrame | None = None
+    mixing: routing.FloatArray | None = None
+    cloud: plots.Cloud | None = None
 
 
 def conflict(subject: Subject) -> Result:
-    """Cosines and lengths of the task gradients: ``conflict.csv``, ``conflict_by_stage``, matrices over all shared."""
+    """Cosines and lengths of the task gradients: ``conflict.csv``, ``conflict_by_stage``, and matrices of task pairs
+    for all shared parameters and each group of them.
+    """
     table = conflict_table(subject)
     if table.empty or table["cosine"].isna().all():
         return Result(note="no parameter is shared by two tasks that have images")
     summary = conflict_summary(table)
+    opposed = table.assign(opposed=(100.0 * (table["cosine"] < 0)).where(table["cosine"].notna()))
+    drawn = {
+        "conflict_cosine": ("cosine", plots.Scale("cosine of task gradients", "RdBu", -1.0, 1.0), 1.0),
+        "conflict_magnitude": ("magnitude_similarity", plots.Scale("magnitude similarity"), 1.0),
+        "conflict_opposed": ("opposed", plots.Scale("opposed batches (%)", "magma", 0.0, 100.0, "{:.0f}"), np.nan),
+    }
     names = list(subject.names)
-    pairs = table[table["group"] == ALL].groupby(["task_a", "task_b"])
-    matrices = {column: _symmetric(pairs[column].mean(), names) for column in ("cosine", "magnitude_similarity")}
     files = [
         _csv(table, subject.folder / "conflict.csv"),
         _csv(summary.reset_index(), subject.folder / "conflict_by_stage.csv"),
-        _figure(plots.cosine_heatmap(matrices["cosine"], names), subject, "conflict_cosine"),
-        _figure(
-            plots.matrix_panels(
-                [("", matrices["magnitude_similarity"])], names, names, plots.Scale("magnitude similarity")
-            ),
-            subject,
-            "conflict_magnitude",
+        *(
+            _figure(plots.matrix_panels(_by_pair(opposed, names, column, own), names, names, scale), subject, name)
+            for name, (column, scale, own) in drawn.items()
         ),
         _figure(plots.conflict_by_stage({subject.label: summary}), subject, "conflict_by_stage"),
     ]
@@ -69,7 +77,9 @@ def conflict(subject: Subject) -> Result:
         ("opposed pairs", f"{100 * whole['share_negative']:.1f} % of {int(whole['pairs'])}"),
         ("magnitude similarity", f"{whole['mean_magnitude_similarity']:.3f}"),
     ]
-    return Result(findings, files, table=summary)
+    measured = ("mean_cosine", "share_negative", "mean_magnitude_similarity")
+    numbers = {f"{group}/{name}": float(row[name]) for group, row in summary.iterrows() for name in measured}
+    return Result(findings, files, numbers=numbers, table=summary)
 
 
 def routing_and_features(subject: Subject) -> Result:
@@ -86,14 +96,17 @@ def routing_and_features(subject: Subject) -> Result:
         elif (found := project(values.numpy(), subject.embedding, subject.seed)) is not None:
             arrays[f"{what.replace(' ', '_')}_points"] = found[0]
             panels.append((what, clouds(what, *found, seen, tasks)))
+            result.cloud = panels[-1][1][0] if what != "features" else None
     if seen.mixing is None:
         result.note = "the method does not route: features only"
     else:
         numbers = _routing_numbers(seen.mixing.numpy(), seen.task_ids.numpy())
-        result.files.append(_csv(pd.DataFrame(numbers, columns=["statistic", "value"]), subject.folder / "routing.csv"))
-        result.findings = [(name, f"{value:.3f}" if isinstance(value, float) else value) for name, value in numbers]
-        mean = routing.mean_mixing(seen.mixing, seen.task_ids, len(tasks))
-        result.files.append(_figure(plots.mixing_heatmap(mean, subject.names), subject, "routing_mixing"))
+        result.numbers = {name: value for name, (_, value) in numbers.items() if isinstance(value, float)}
+        result.findings = [(what, f"{v:.3f}" if isinstance(v, float) else v) for what, v in numbers.values()]
+        result.table = pd.DataFrame(list(numbers.values()), columns=["statistic", "value"])
+        result.files.append(_csv(result.table, subject.folder / "routing.csv"))
+        result.mixing = arrays["mean_mixing"] = routing.mean_mixing(seen.mixing, seen.task_ids, len(tasks))
+        result.files.append(_figure(plots.mixing_heatmap(result.mixing, subject.names), subject, "routing_mixing"))
     path = subject.folder / "routing.npz"
     with atomic_write(path, "wb") as file:
         np.savez_compressed(file, **arrays)
@@ -104,18 +117,18 @@ def routing_and_features(subject: Subject) -> Result:
     return result
 
 
-def _routing_numbers(mixing: Any, ids: Any) -> list[tuple[str, float | str]]:
+def _routing_numbers(mixing: Any, ids: Any) -> dict[str, tuple[str, Any]]:
+    """Name -> (what it is in words, value)."""
     found = routing.routing_statistics(mixing, ids)
-    numbers: list[tuple[str, Any]] = [
-        ("I(task; expert) (bits)", found["mutual_information_bits"]),
-        ("I(task; expert) / H(task)", found["normalised_mutual_information"]),
-        ("entropy of the mean usage (bits)", found["entropy_bits"]),
-        ("mean entropy of an image's mixture (bits)", float(routing.row_entropy(mixing).mean())),
-        ("effective experts", found["effective_experts"]),
-        ("dead experts", " ".join(map(str, routing.dead_experts(mixing))) or "none"),
-        ("silhouette of tasks in mixing space", routing.silhouette(mixing, ids)),
-    ]
-    return numbers
+    return {
+        "mutual_information_bits": ("I(task; expert) (bits)", found["mutual_information_bits"]),
+        "normalised_mutual_information": ("I(task; expert) / H(task)", found["normalised_mutual_information"]),
+        "entropy_bits": ("entropy of the mean usage (bits)", found["entropy_bits"]),
+        "row_entropy_bits": ("mean entropy of an image's mixture (bits)", float(routing.row_entropy(mixing).mean())),
+        "effective_experts": ("effective experts", found["effective_experts"]),
+        "dead_experts": ("dead experts", " ".join(map(str, routing.dead_experts(mixing))) or "none"),
+        "silhouette": ("silhouette of tasks in mixing space", routing.silhouette(mixing, ids)),
+    }
 
 
 def experts(subject: Subject) -> Result:
@@ -154,7 +167,13 @@ def experts(subject: Subject) -> Result:
         ("mean |Δ| / |W| of a layer", f"{table['relative_norm'].mean():.3f}"),
         ("angle between experts (°)", f"{_mean(others):.0f}; {found.random_angle:.0f} by chance"),
     ]
-    return Result(findings, files)
+    numbers = {
+        "effective_rank": float(table["effective_rank"].mean()),
+        "relative_norm": float(table["relative_norm"].mean()),
+        "angle_degrees": _mean(others),
+        "angle_degrees_by_chance": found.random_angle,
+    }
+    return Result(findings, files, numbers=numbers)
 
 
 def swap(subject: Subject) -> Result:
@@ -179,7 +198,8 @@ def swap(subject: Subject) -> Result:
     ]
     change = relative_to_own(table, [task.higher_is_better for task in tasks]).drop(index=OWN)
     findings = [(f"best single routing of {name}", str(change[name].idxmax())) for name in change.dropna(axis=1)]
-    return Result(findings, files)
+    numbers = {f"{task}/{how}": float(table.loc[how, task]) for task in table.columns for how in table.index}
+    return Result(findings, files, numbers=numbers)
 
 
 def similarity(subject: Subject) -> Result:
@@ -198,7 +218,8 @@ def similarity(subject: Subject) -> Result:
     figure = plots.matrix_panels(list(found.items()), names, names, plots.Scale("linear CKA"))
     files = [_csv(table, subject.folder / "similarity.csv"), _figure(figure, subject, "similarity")]
     means = table.groupby("stage", sort=False)["cka"].mean()
-    return Result([(f"mean CKA of task models, {stage}", f"{value:.3f}") for stage, value in means.items()], files)
+    findings = [(f"mean CKA of task models, {stage}", f"{value:.3f}") for stage, value in means.items()]
+    return Result(findings, files, numbers={str(stage): float(value) for stage, value in means.items()})
 
 
 LOOKS: dict[str, Callable[[Subject], Result]] = {
@@ -227,13 +248,16 @@ def _figure(figure: plots.Figure, subject: Subject, name: str) -> Path:
     return plots.save(figure, subject.folder / name)
 
 
-def _symmetric(pairs: "pd.Series[float]", names: list[str]) -> np.ndarray:
-    """(T, T) with ones on the diagonal."""
-    matrix = np.eye(len(names))
-    for (first, second), value in pairs.items():
-        a, b = names.index(first), names.index(second)
-        matrix[a, b] = matrix[b, a] = value
-    return matrix
+def _by_pair(table: pd.DataFrame, names: list[str], column: str, own: float) -> list[tuple[str, np.ndarray]]:
+    """(group, (T, T) means of a column over batches), ``own`` on the diagonal."""
+    panels = []
+    for group, rows in table.groupby("group", sort=False):
+        matrix = np.full((len(names), len(names)), own)
+        for (first, second), value in rows.groupby(["task_a", "task_b"])[column].mean().items():
+            a, b = names.index(first), names.index(second)
+            matrix[a, b] = matrix[b, a] = value
+        panels.append((str(group), matrix))
+    return panels
 
 
 def _mean(values: np.ndarray) -> float:

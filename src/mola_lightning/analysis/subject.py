@@ -31,6 +31,7 @@ class Subject:
         swap_images: images of each task that try every expert; None for all.
         embedding: ``pca`` or ``tsne``.
         seed: of the draw of images.
+        step: optimiser steps that the model was trained for, by which loggers sort what was found.
     """
 
     label: str
@@ -43,6 +44,7 @@ class Subject:
     swap_images: int | None = None
     embedding: str = "pca"
     seed: int = 0
+    step: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:

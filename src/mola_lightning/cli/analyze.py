@@ -1,12 +1,14 @@
 """``mola-analyze run=<folder>``: look inside a finished run, or several side by side."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +17,8 @@ from mola_lightning.analysis.comparing import check_comparable, compare_runs
 from mola_lightning.analysis.embedding import METHODS
 from mola_lightning.analysis.looks import LOOKS, Result, take
 from mola_lightning.analysis.subject import Subject
+from mola_lightning.cli.analysis_loggers import log_results
+from mola_lightning.cli.build import build_loggers
 from mola_lightning.cli.errors import command, setup_logging
 from mola_lightning.cli.loading import load_run
 from mola_lightning.core import ConfigError
@@ -31,6 +35,7 @@ def analyze(
     output: Path | None = None,
     device: str = "cpu",
     overrides: Sequence[str] | None = None,
+    loggers: Callable[[Path], Sequence[Logger]] | None = None,
     **settings: Any,
 ) -> Results:
     """Take looks into runs, write them into ``<run>/analysis/``, and those that compare several runs into ``output``.
@@ -43,6 +48,8 @@ def analyze(
         output: folder of what compares several runs; the analysis folder of the first by default.
         device: where models run.
         overrides: of the runs' own configs, ``key=value``.
+        loggers: gives those of a run folder that get numbers and figures too; those of the first run also get what
+            compares several.
         **settings: of :class:`Subject`.
 
     Returns:
@@ -68,6 +75,10 @@ def analyze(
     found = {subject.label: {name: take(subject, name) for name in looks} for subject in subjects}
     if len(subjects) > 1:
         found["comparison"] = compare_runs(subjects, found, output or subjects[0].folder)
+    if loggers is not None:
+        for run, subject in zip(runs, subjects, strict=True):
+            log_results(loggers(run), found[subject.label], subject.step)
+        log_results(loggers(runs[0]), found.get("comparison", {}), subjects[0].step)
     return found
 
 
@@ -84,7 +95,7 @@ def subject_of(
     label = f"{loaded.cfg.method or loaded.module.architecture.method}, seed {loaded.cfg.seed}"
     module = loaded.module.to(torch.device(device)).eval()
     dataset = loaded.data.dataset("test" if split == "test" else "val")
-    return Subject(label, run / "analysis", module, dataset, **settings)
+    return Subject(label, run / "analysis", module, dataset, step=loaded.step, **settings)
 
 
 def _table(label: str, results: Mapping[str, Result]) -> Table:
@@ -97,14 +108,22 @@ def _table(label: str, results: Mapping[str, Result]) -> Table:
     return table
 
 
+def _loggers(cfg: DictConfig, run: Path) -> Sequence[Logger]:
+    cfg.paths.run = str(run)
+    return build_loggers(cfg.logger, run)
+
+
 def _job(cfg: DictConfig) -> None:
     setup_logging()
     if OmegaConf.is_missing(cfg, "run"):
         raise ConfigError("which run? Give the folder that mola-train printed: mola-analyze run=<folder>")
-    settings: dict[str, Any] = {str(key): value for key, value in cfg.items() if key not in ("run", "output")}
+    settings: dict[str, Any] = {
+        str(key): value for key, value in cfg.items() if key not in ("run", "output", "logger", "paths")
+    }
     settings |= {name: list(cfg[name]) for name in ("looks", "overrides")}
     runs = [Path(run) for run in (cfg.run if isinstance(cfg.run, ListConfig) else [cfg.run])]
-    found = analyze(runs, output=None if cfg.output is None else Path(cfg.output), **settings)
+    loggers = partial(_loggers, cfg) if cfg.logger else None
+    found = analyze(runs, output=None if cfg.output is None else Path(cfg.output), loggers=loggers, **settings)
     console = Console()
     for label, results in found.items():
         console.print(_table(f"{label}: {cfg.checkpoint} checkpoint, {cfg.split} split", results))

@@ -83,7 +83,9 @@ def build_run(cfg: DictConfig, folder: Path, sweep: bool) -> Parts:
     if (pruning := trial_pruning(folder)) is not None:
         callbacks["pruning"] = pruning
     journal = MetricsJournal(folder)
-    loggers: list[Logger] = [journal, *_loggers(cfg, folder)]
+    loggers: list[Logger] = [journal, *build_loggers(cfg.logger, folder)]
+    for logger in loggers:
+        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     trainer = instantiate(
         cfg.trainer,
         callbacks=list(callbacks.values()),
@@ -118,15 +120,13 @@ def _check_launch(trainer: pl.Trainer) -> None:
         )
 
 
-def _loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
-    loggers = [
+def build_loggers(configs: DictConfig, folder: Path) -> list[Logger]:
+    """The loggers that a run has besides its journal, by their configs."""
+    return [
         instantiate(logger, **_wandb_run(logger, folder), _convert_="all")
-        for logger in cfg.logger.values()
+        for logger in configs.values()
         if logger is not None
     ]
-    for logger in loggers:
-        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
-    return loggers
 
 
 def _wandb_run(logger: DictConfig, folder: Path) -> dict[str, Any]:

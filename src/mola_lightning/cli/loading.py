@@ -17,11 +17,12 @@ from mola_lightning.training.checkpoints import load_checkpoint
 
 
 class LoadedRun(NamedTuple):
-    """A run's config, data, and model with the weights of a checkpoint."""
+    """A run's config, data, and model with the weights of a checkpoint, which was written after ``step`` steps."""
 
     cfg: Any
     data: MultiTaskDataModule
     module: MultiTaskModule
+    step: int = 0
 
     def data_key(self) -> str:
         """What tells the settings of the data, overrides included, from others: 16 hex digits.
@@ -49,7 +50,7 @@ def load_run(run: Path, checkpoint: str = "best", overrides: Sequence[str] | Non
     data = build_data(cfg)
     module = build_module(cfg, data)
     module.load_state_dict(weights["state_dict"])
-    return LoadedRun(cfg, data, module)
+    return LoadedRun(cfg, data, module, int(weights.get("global_step", 0)))
 
 
 def load_config(run: Path, overrides: Sequence[str] | None = None) -> Any:

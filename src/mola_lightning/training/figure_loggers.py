@@ -1,9 +1,11 @@
 """Figures for the loggers that take them."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 
 def log_figure(loggers: Iterable[Logger], key: str, draw: Callable[[], Figure], step: int) -> None:
@@ -15,7 +17,7 @@ def log_figure(loggers: Iterable[Logger], key: str, draw: Callable[[], Figure], 
         draw: makes the figure.
         step: optimiser steps done.
     """
-    takers = [logger for logger in loggers if isinstance(logger, TensorBoardLogger | WandbLogger)]
+    takers = _takers(loggers)
     if not takers:
         return
     figure = draw()
@@ -24,3 +26,16 @@ def log_figure(loggers: Iterable[Logger], key: str, draw: Callable[[], Figure], 
             logger.experiment.add_figure(key, figure, global_step=step, close=False)
         else:
             logger.log_image(key, [figure], step=None)
+
+
+def log_picture(loggers: Iterable[Logger], key: str, path: Path, step: int) -> None:
+    """Give a PNG file to the loggers that take figures; arguments as of :func:`log_figure`."""
+    for logger in _takers(loggers):
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(key, imread(path)[..., :3], global_step=step, dataformats="HWC")
+        else:
+            logger.log_image(key, [str(path)], step=None)
+
+
+def _takers(loggers: Iterable[Logger]) -> list[TensorBoardLogger | WandbLogger]:
+    return [logger for logger in loggers if isinstance(logger, TensorBoardLogger | WandbLogger)]
