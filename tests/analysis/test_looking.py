@@ -246,6 +246,9 @@ def test_projections() -> None:
     near, _ = project(groups, "tsne")
     assert near.shape == (30, 2)
     assert project(line[:2]) is None
+    nowhere, axis_names = project(np.ones((5, 3)))
+    assert nowhere.tolist() == [[0, 0]] * 5
+    assert axis_names[0] == "PC 1 (0 % of variance)"
     assert project(line[:, :1]) is None
     with pytest.raises(ConfigError, match="embedding must be one of 'pca', 'tsne', got 'umap'"):
         project(line, "umap")
@@ -327,6 +330,24 @@ def test_conflict_has_a_panel_for_each_group_of_parameters(source: TensorSource,
     assert {f"{group}/share_negative" for group in groups} <= result.numbers.keys()
     svg = (tmp_path / "conflict_opposed.svg").read_text()
     assert all(f"<!-- {group} -->" in svg for group in groups)
+
+
+def test_images_that_have_all_tasks(tmp_path: Path) -> None:
+    """A router cannot tell their tasks apart: what would compare them is left out, and it is said why."""
+    tasks, count = [Task("a", 2), Task("b", 2)], 12
+    images, labels = torch.rand(count, 3, 8, 8), {name: torch.arange(count) % 2 for name in "ab"}
+    both = TensorSource.single_input({"test": images, "train": images}, {"test": labels, "train": labels}, tasks)
+    module = MoLARouter(tasks, create_small_resnet, (3, 8, 8), rank=2, alpha=2, twd_weight=0.0)
+    here = subject(module, both, tmp_path, num_images=12)
+    result = take(here, "routing")
+    assert "mixed the same" in result.note
+    assert result.cloud.names == ["all tasks alike"]
+    assert (result.cloud.groups == 0).sum() == count
+    found = take(here, "experts")
+    assert "mixed the same" in found.note
+    assert "task_distance" not in {path.stem for path in found.files}
+    module = MoLAGrad(tasks, create_small_resnet, (3, 8, 8), rank=2, alpha=2)
+    assert take(subject(module, both, tmp_path, num_images=12), "routing").note.startswith("one expert an image")
 
 
 class Remembers(Logger):

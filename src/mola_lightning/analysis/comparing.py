@@ -71,7 +71,7 @@ def _routing(routed: Mapping[str, Result], tasks: Sequence[str], folder: Path) -
     panels = [(label, result.mixing) for label, result in routed.items() if result.mixing is not None]
     files = [path, plots.save(plots.routing_panels(panels, tasks), folder / "routing_runs")]
     clouds = [replace(r.cloud, title=label) for label, r in routed.items() if r.cloud is not None]
-    if clouds:
+    if len(clouds) > 1:
         files.append(plots.save(plots.scatter_panels(clouds), folder / "routing_runs_scatter"))
     told = {label: result.numbers["normalised_mutual_information"] for label, result in routed.items()}
     return Result([(f"I(task; expert) / H(task): {label}", f"{value:.3f}") for label, value in told.items()], files)

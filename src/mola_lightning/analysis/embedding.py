@@ -33,10 +33,11 @@ def project(
     if method == "tsne":
         tsne = TSNE(init="pca", random_state=seed, perplexity=min(30.0, (len(values) - 1) / 3))
         return tsne.fit_transform(values).astype(np.float64), ("t-SNE 1 (no unit)", "t-SNE 2 (no unit)")
-    pca = PCA(n_components=2, svd_solver="full")
-    spread = values.var(axis=0).sum()
-    points = pca.fit_transform(values)
-    shares = 100.0 * pca.explained_variance_ratio_ if spread > 0 else np.zeros(2)
+    if values.var(axis=0).sum() > 0:
+        pca = PCA(n_components=2, svd_solver="full")
+        points, shares = pca.fit_transform(values), 100.0 * pca.explained_variance_ratio_
+    else:  # one point
+        points, shares = np.zeros((len(values), 2)), np.zeros(2)
     return points, (f"PC 1 ({shares[0]:.0f} % of variance)", f"PC 2 ({shares[1]:.0f} % of variance)")
 
 
@@ -46,13 +47,18 @@ def clouds(
     axis_names: tuple[str, str],
     seen: Seen,
     tasks: tuple[Task, ...],
+    alike: bool = False,
 ) -> list[Cloud]:
     """The panels of one projection: all points by task; by class, in one panel where tasks share their classes.
 
-    Tasks with more classes than can be told apart get no panel of classes.
+    Tasks with more classes than can be told apart get no panel of classes. Where the tasks are ``alike``, each
+    has the same points, and they are drawn once.
     """
     ids, classes = seen.task_ids.numpy(), seen.classes.numpy()
-    found = [Cloud(f"{what}, by task", points, ids, [task.name for task in tasks], axis_names)]
+    names, groups = [task.name for task in tasks], ids
+    if alike:
+        names, groups = ["all tasks alike"], np.where(ids == ids[0], 0, -1)
+    found = [Cloud(f"{what}, by task", points, groups, names, axis_names)]
     named = {task.name: _class_names(task) for task in tasks}
     if len({tuple(names) for names in named.values()}) == 1:
         names = named[tasks[0].name]

@@ -24,6 +24,9 @@ from mola_lightning.core.files import atomic_write
 log = logging.getLogger(__name__)
 
 
+ALIKE = "the images of all tasks are mixed the same: each image has all tasks, or none is looked at"
+
+
 @dataclass
 class Result:
     """What a look found.
@@ -95,11 +98,13 @@ def routing_and_features(subject: Subject) -> Result:
             result.note = "one expert an image: no plane of mixtures"
         elif (found := project(values.numpy(), subject.embedding, subject.seed)) is not None:
             arrays[f"{what.replace(' ', '_')}_points"] = found[0]
-            panels.append((what, clouds(what, *found, seen, tasks)))
+            panels.append((what, clouds(what, *found, seen, tasks, seen.alike(values))))
             result.cloud = panels[-1][1][0] if what != "features" else None
     if seen.mixing is None:
         result.note = "the method does not route: features only"
     else:
+        if seen.alike(seen.mixing):
+            result.note = ALIKE
         numbers = _routing_numbers(seen.mixing.numpy(), seen.task_ids.numpy())
         result.numbers = {name: value for name, (_, value) in numbers.items() if isinstance(value, float)}
         result.findings = [(what, f"{v:.3f}" if isinstance(v, float) else v) for what, v in numbers.values()]
@@ -140,7 +145,8 @@ def experts(subject: Subject) -> Result:
     places = parameter_stages(architecture)
     stages = {path: places[id(next(layer.parameters()))] for path, layer in backbone.adapted.items()}
     found = spectra.expert_spectra(backbone.adapted, stages)
-    distances = spectra.model_distances(found.inner, look(subject).task_mixing(len(subject.names)), found.weight_norm)
+    seen = look(subject)
+    distances = spectra.model_distances(found.inner, seen.task_mixing(len(subject.names)), found.weight_norm)
     table, names = found.table, [str(e) for e in range(backbone.num_experts)]
     path = subject.folder / "experts.npz"
     with atomic_write(path, "wb") as file:
@@ -153,8 +159,10 @@ def experts(subject: Subject) -> Result:
         "experts_spectra": plots.spectra_by_stage(found.singular_values, stages),
         "experts_stages": plots.stage_bars(shares),
         "experts_angles": plots.matrix_panels([("", found.angles)], names, names, angle, ("expert", "expert")),
-        "task_distance": plots.matrix_panels([("", distances)], subject.names, subject.names, far),
     }
+    alike = seen.mixing is not None and seen.alike(seen.mixing)
+    if not alike:
+        drawn["task_distance"] = plots.matrix_panels([("", distances)], subject.names, subject.names, far)
     files = [
         _csv(table, subject.folder / "experts.csv"),
         _csv(shares.reset_index(), subject.folder / "experts_stages.csv"),
@@ -173,7 +181,8 @@ def experts(subject: Subject) -> Result:
         "angle_degrees": _mean(others),
         "angle_degrees_by_chance": found.random_angle,
     }
-    return Result(findings, files, numbers=numbers)
+    note = f"no distance of merged models: {ALIKE}" if alike else ""
+    return Result(findings, files, note, numbers)
 
 
 def swap(subject: Subject) -> Result:

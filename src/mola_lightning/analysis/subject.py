@@ -75,6 +75,16 @@ class Seen:
         assert self.mixing is not None
         return np.stack([self.mixing[self.task_ids == t].double().mean(0).numpy() for t in range(num_tasks)])
 
+    def alike(self, values: Tensor) -> bool:
+        """Whether ``values`` (N, D) are the same for every task: each has the same images, and nothing asks for whom.
+
+        Up to rounding, as an image may run in another batch.
+        """
+        parts = [values[self.task_ids == t] for t in self.task_ids.unique()]
+        return len(parts) > 1 and all(
+            part.shape == parts[0].shape and torch.allclose(part, parts[0], rtol=1e-4, atol=1e-5) for part in parts[1:]
+        )
+
 
 @torch.no_grad()
 def look(subject: Subject) -> Seen:
