@@ -150,9 +150,15 @@ def test_a_run_without_a_test(runs: Path, train_small: Train, tmp_path: Path) ->
 def test_other_loggers_write_into_the_run_folder(
     train_small: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     monkeypatch.chdir(tmp_path)
-    train_small(tmp_path / "run", "architecture=hps", "logger=tensorboard", "test=false", "trainer.max_epochs=1")
+    train_small(tmp_path / "run", "architecture=hps", "logger=tensorboard", "trainer.max_epochs=1")
     assert [path for path in (tmp_path / "run" / "tensorboard").iterdir() if path.name.startswith("events.")]
+    events = event_accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    drawn = {f"figures/{path.stem}" for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert set(events.Tags()["images"]) == drawn
+    assert "figures/gradient_cosine" in drawn
     assert (tmp_path / "run" / "metrics.csv").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

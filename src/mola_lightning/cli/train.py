@@ -29,6 +29,7 @@ from mola_lightning.core.files import atomic_write
 from mola_lightning.training import summary
 from mola_lightning.training.callbacks import ResumableCheckpoint, StepTimer, TestRecords
 from mola_lightning.training.checkpoints import load_checkpoint
+from mola_lightning.training.figure_loggers import log_picture
 from mola_lightning.training.parameters import count_multiply_adds, count_parameters
 from mola_lightning.training.signals import RunInterrupted
 
@@ -85,7 +86,8 @@ def train(
         _summarise(cfg, parts, folder, found, validation, tested)
     records = parts.callbacks.get("records")
     if cfg.figures and cfg.test and isinstance(records, TestRecords):
-        records.draw()
+        for path in records.draw():
+            log_picture(parts.trainer.loggers, f"figures/{path.stem}", path, parts.trainer.global_step)
     return float(best.best_model_score)
 
 

@@ -33,6 +33,7 @@ def log_picture(loggers: Iterable[Logger], key: str, path: Path, step: int) -> N
     for logger in _takers(loggers):
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(key, imread(path)[..., :3], global_step=step, dataformats="HWC")
+            logger.experiment.flush()  # a run may end right after
         else:
             logger.log_image(key, [str(path)], step=None)
 
