@@ -115,6 +115,29 @@ class Slope(nn.Module):
         return self.weight.expand(len(images), 2)
 
 
+class Bare(nn.Module):
+    """Gives its features."""
+
+    num_features = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)  # a head needs parameters, not a use of them
+
+    def forward(self, features: Tensor, size: Any) -> Tensor:
+        return features
+
+
+def pulled_apart(net: nn.Module, pulls: Any) -> MultiTaskModule:
+    """The loss of task t is the dot product of its features with ``pulls[t]``."""
+
+    def criterion_of(pull: tuple[float, float]) -> Any:
+        return lambda outputs, targets: ((outputs @ torch.tensor(pull)).sum(), torch.tensor(float(len(outputs))))
+
+    tasks = [Task(name, 2, criterion=criterion_of(pull)) for name, pull in zip("ab", pulls, strict=True)]
+    return MultiTaskModule(tasks, HPS(tasks, net), head=lambda in_features, task: Bare())
+
+
 @pytest.mark.parametrize(
     ("pulls", "cosine", "similarity"),
     [
@@ -127,24 +150,7 @@ class Slope(nn.Module):
 def test_conflict_of_known_gradients(
     pulls: Any, cosine: float, similarity: float, source: TensorSource, tmp_path: Path
 ) -> None:
-    """The loss of task t is the dot product of the shared numbers with ``pulls[t]``."""
-
-    def criterion_of(pull: tuple[float, float]) -> Any:
-        return lambda outputs, targets: ((outputs @ torch.tensor(pull)).sum(), torch.tensor(float(len(outputs))))
-
-    tasks = [Task(name, 2, criterion=criterion_of(pull)) for name, pull in zip("ab", pulls, strict=True)]
-
-    class Bare(nn.Module):
-        num_features = 2
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(2, 2)  # a head needs parameters, not a use of them
-
-        def forward(self, features: Tensor, size: Any) -> Tensor:
-            return features
-
-    module = MultiTaskModule(tasks, HPS(tasks, Slope()), head=lambda in_features, task: Bare())
+    module = pulled_apart(Slope(), pulls)
     table = conflict_table(subject(module, source, tmp_path))
     assert set(table["group"]) == {"all shared", "backbone"}
     assert table["batch"].nunique() == 2
@@ -153,6 +159,32 @@ def test_conflict_of_known_gradients(
     assert summary["share_negative"] == (cosine < 0)
     assert summary["mean_magnitude_similarity"] == pytest.approx(similarity)
     assert all(parameter.grad is None for parameter in module.parameters())
+
+
+class AddsTo(nn.Module):
+    """Adds two numbers of its own to features of one place, nothing to the other."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__()
+        self.weight, self.place = nn.Parameter(torch.zeros(2)), torch.eye(2)[place]
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.flatten(1)[:, :2] + self.weight * self.place
+
+
+def test_conflict_of_each_stage(source: TensorSource, tmp_path: Path) -> None:
+    """The tasks agree on what the first stage gives, and are opposed on what the second one does."""
+    net = nn.Sequential(AddsTo(0), AddsTo(1))
+    net.num_features = 2
+    module = pulled_apart(net, ((1.0, 1.0), (1.0, -3.0)))
+    summary = conflict_summary(conflict_table(subject(module, source, tmp_path)))
+    assert summary["mean_cosine"].to_dict() == pytest.approx(
+        {"all shared": -2 / math.sqrt(20), "stem": 1, "output": -1}
+    )
+    assert summary["share_negative"].to_dict() == {"all shared": 1, "stem": 0, "output": 1}
+    assert summary["mean_magnitude_similarity"].to_dict() == pytest.approx(
+        {"all shared": 2 * math.sqrt(20) / 12, "stem": 1, "output": 0.6}
+    )
 
 
 def test_groups_cover_all_shared_parameters(source: TensorSource) -> None:

@@ -10,9 +10,12 @@ import pandas as pd
 from mola_lightning.analysis import plots
 from mola_lightning.analysis.looks import Result
 from mola_lightning.analysis.similarity import cka_matrix, features_as_themselves
+from mola_lightning.analysis.stages import ALL
 from mola_lightning.analysis.subject import Subject
 from mola_lightning.core import ConfigError
 from mola_lightning.core.files import atomic_write
+
+MI = "normalised_mutual_information"
 
 
 def check_comparable(subjects: Sequence[Subject]) -> None:
@@ -60,7 +63,12 @@ def _conflict(tables: Mapping[str, pd.DataFrame], folder: Path) -> Result:
     path = folder / "conflict_runs.csv"
     with atomic_write(path) as file:
         pd.concat(tables, names=["run"]).to_csv(file)
-    return Result(files=[path, plots.save(plots.conflict_by_stage(tables), folder / "conflict_runs")])
+    means = {label: float(table.loc[ALL, "mean_cosine"]) for label, table in tables.items()}
+    return Result(
+        [(f"mean cosine of task gradients: {label}", f"{value:.3f}") for label, value in means.items()],
+        [path, plots.save(plots.conflict_by_stage(tables), folder / "conflict_runs")],
+        numbers={f"{label}/mean_cosine": value for label, value in means.items()},
+    )
 
 
 def _routing(routed: Mapping[str, Result], tasks: Sequence[str], folder: Path) -> Result:
@@ -73,8 +81,9 @@ def _routing(routed: Mapping[str, Result], tasks: Sequence[str], folder: Path) -
     clouds = [replace(r.cloud, title=label) for label, r in routed.items() if r.cloud is not None]
     if len(clouds) > 1:
         files.append(plots.save(plots.scatter_panels(clouds), folder / "routing_runs_scatter"))
-    told = {label: result.numbers["normalised_mutual_information"] for label, result in routed.items()}
-    return Result([(f"I(task; expert) / H(task): {label}", f"{value:.3f}") for label, value in told.items()], files)
+    told = {label: result.numbers[MI] for label, result in routed.items()}
+    findings = [(f"I(task; expert) / H(task): {label}", f"{value:.3f}") for label, value in told.items()]
+    return Result(findings, files, numbers={f"{label}/{MI}": value for label, value in told.items()})
 
 
 def _similarity(subjects: Sequence[Subject], folder: Path) -> Result:
@@ -93,5 +102,6 @@ def _similarity(subjects: Sequence[Subject], folder: Path) -> Result:
             [("", matrix)], list(left), list(right), plots.Scale("linear CKA"), axis_names=(second, first)
         )
         result.files += [path, plots.save(figure, folder / name)]
+        result.numbers[f"{first}~{second}/cka_of_outputs"] = float(matrix[-1, -1])
         result.findings.append((f"CKA of outputs: {first} and {second}", f"{matrix[-1, -1]:.3f}"))
     return result
