@@ -78,7 +78,8 @@ def analyze(
     if loggers is not None:
         for run, subject in zip(runs, subjects, strict=True):
             log_results(loggers(run), found[subject.label], subject.step)
-        log_results(loggers(runs[0]), found.get("comparison", {}), subjects[0].step)
+        if comparison := found.get("comparison"):
+            log_results(loggers(runs[0]), comparison, subjects[0].step)
     return found
 
 
