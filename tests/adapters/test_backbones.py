@@ -22,9 +22,10 @@ SIZES = {
     "vit_tiny_patch16_224": 32,
     "tf_efficientnet_lite0": 32,
 }
-# Blocks that a network repeats are there fewer times; test_layers.py has layers of every shape.
+# Blocks that a network repeats are there fewer times, and of half the width; test_layers.py has layers of every shape.
 OPTIONS = {
-    "resnet50": {"layers": (2, 2, 1, 1)},
+    "resnet18": {"channels": (32, 64, 128, 256)},
+    "resnet50": {"layers": (2, 2, 1, 1), "channels": (32, 64, 128, 256)},
     "convnext_atto": {
         "depths": (1, 1, 2, 1),
         "ls_init_value": 1.0,  # 1e-6, as it starts with, would hide whatever the experts do
