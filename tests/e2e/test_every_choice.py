@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
@@ -14,10 +14,9 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_class
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from mola_lightning.cli.build import build_data, build_module
-from mola_lightning.cli.train import train
+from mola_lightning.cli import train as command
 from mola_lightning.core import ConfigError, Regime
 
 pytestmark = pytest.mark.slow  # the file, not its single tests
@@ -82,10 +81,27 @@ def config(tmp_path: Path) -> Callable[..., DictConfig]:
 Config = Callable[..., DictConfig]
 
 
-def run(cfg: DictConfig) -> dict[str, Any]:
-    """The summary of the run, after a look at what it left."""
-    folder = Path(cfg.paths.run)
-    score = train(cfg, folder, sweep=True)
+class Trained(NamedTuple):
+    """A run: its summary, its trainable parameters, and those of them that it changed."""
+
+    summary: dict[str, Any]
+    trainable: set[str]
+    changed: set[str]
+
+
+def run(cfg: DictConfig) -> Trained:
+    """A run, after a look at what it left."""
+    folder, build, kept = Path(cfg.paths.run), command.build_run, []
+
+    def built(*arguments: Any) -> Any:
+        parts = build(*arguments)
+        fresh = {name: p.detach().clone() for name, p in parts.module.named_parameters() if p.requires_grad}
+        kept.append((parts.module, fresh))
+        return parts
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "build_run", built)
+        score = command.train(cfg, folder, sweep=True)
     assert 0 <= score <= 1
     journal = pd.read_csv(folder / "metrics.csv")
     assert journal["train/loss"].map(math.isfinite).any()
@@ -94,17 +110,10 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     assert summary["tasks"] == TASKS
     for split in ("val", "test") if cfg.test else ("val",):
         assert all(math.isfinite(summary[split][task]["loss"]) for task in TASKS)
-    return summary
-
-
-def moved(cfg: DictConfig) -> tuple[set[str], set[str]]:
-    """The trainable parameters, and those of them that the run changed."""
-    fresh = build_module(cfg, build_data(cfg))
-    best = Path(cfg.paths.run) / "checkpoints" / "best.ckpt"
-    trained = torch.load(best, weights_only=False)["state_dict"]  # the quicker way; test_runs.py takes the safer one
-    parameters = {name: p for name, p in fresh.named_parameters() if p.requires_grad}
-    assert all(trained[name].isfinite().all() for name in parameters)
-    return set(parameters), {name for name, p in parameters.items() if not torch.equal(p, trained[name])}
+    ((module, fresh),) = kept
+    trained = dict(module.named_parameters())
+    assert all(trained[name].isfinite().all() for name in fresh)
+    return Trained(summary, set(fresh), {name for name, p in fresh.items() if not torch.equal(p, trained[name])})
 
 
 # ---------------------------------------------------------------------------------------------------- architectures
@@ -123,11 +132,10 @@ def test_every_architecture_in_every_regime(architecture: str, regime: Regime, c
         with pytest.raises(ConfigError, match=refused):
             run(cfg)
         cfg = config(regime, architecture, "auxiliary=none")
-    summary = run(cfg)
+    summary, _, changed = run(cfg)
     assert summary["multiply_adds"] > 0
     assert summary["parameters"]["heads"] > 0
     assert (summary["routing"] is not None) == ("router" in cfg.architecture)
-    _, changed = moved(cfg)
     assert {name.split(".")[0] for name in changed} >= {"architecture", "heads"}
 
 
@@ -139,11 +147,10 @@ def test_every_architecture_in_every_regime(architecture: str, regime: Regime, c
 def test_every_balancer_trains_every_parameter(balancer: str, architecture: str, config: Config) -> None:
     """Also those of the balancer itself; without weight decay, which would move what has no gradient."""
     cfg = config(Regime.DOMAINS, architecture, "test=false", "optimizer.weight_decay=0")
-    cfg.balancer = composed("architecture=hps", f"balancer={balancer}").balancer
-    summary = run(cfg)
+    cfg.balancer = OmegaConf.load(CONF / f"balancer/{balancer}.yaml")
+    summary, trainable, changed = run(cfg)
     plain = balancer in ("equal", "ls")
     assert ("+" in summary["method"]) != plain
-    trainable, changed = moved(cfg)
     assert trainable == changed
 
 
@@ -152,8 +159,7 @@ def test_every_balancer_trains_every_parameter(balancer: str, architecture: str,
 def test_balancers_of_features_where_tasks_share_rows(balancer: str, architecture: str, config: Config) -> None:
     given = (f"balancer={balancer}", "auxiliary=none", "test=false", "optimizer.weight_decay=0")
     cfg = config(Regime.SINGLE_INPUT, architecture, *given)
-    run(cfg)
-    trainable, changed = moved(cfg)
+    _, trainable, changed = run(cfg)
     assert trainable == changed
 
 
@@ -163,7 +169,7 @@ def test_balancers_of_features_where_rows_are_disjoint(balancer: str, regime: Re
     refused = rf"{regime.value} regime each row belongs to one task.*diagonal.*balancer={FEATURE_LEVEL[balancer]}\)"
     cfg = config(regime, "hps", f"balancer={balancer}")
     with pytest.raises(ConfigError, match=refused):
-        train(cfg, Path(cfg.paths.run), sweep=True)
+        command.train(cfg, Path(cfg.paths.run), sweep=True)
     assert not (Path(cfg.paths.run) / "config.yaml").exists()
 
 
@@ -173,11 +179,11 @@ def test_balancers_of_features_where_each_task_has_its_own(balancer: str, config
     with pytest.raises(
         ConfigError, match=rf"features of its own.*architecture=hps.*balancer={FEATURE_LEVEL[balancer]}"
     ):
-        train(cfg, Path(cfg.paths.run), sweep=True)
+        command.train(cfg, Path(cfg.paths.run), sweep=True)
 
 
 def test_samplers_by_task_where_rows_have_several(config: Config) -> None:
     cfg = config(Regime.SINGLE_INPUT, "hps")
     cfg.sampler = composed("architecture=hps", "sampler=balanced").sampler
     with pytest.raises(ConfigError, match=r"BalancedSampler.*several tasks.*sampler=proportional"):
-        train(cfg, Path(cfg.paths.run), sweep=True)
+        command.train(cfg, Path(cfg.paths.run), sweep=True)
