@@ -157,8 +157,9 @@ def _first_batch(root: Path, num_rows: int, num_workers: int, told: Connection) 
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("num_rows", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("num_rows", "num_workers"), [(100_000, 0), (100_000, 2), pytest.param(1_000_000, 2, marks=pytest.mark.slow)]
+)
 def test_a_million_rows_take_little_memory(
     num_rows: int, num_workers: int, tmp_path: Path, image_files: ModuleType
 ) -> None:
