@@ -7,6 +7,7 @@ in an order that depends on the processor.
 
 import importlib.util
 import json
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -23,13 +24,14 @@ def _regression() -> ModuleType:
 
 
 regression = _regression()
+losses = cache(regression.losses)
 
 
 @pytest.mark.parametrize("method", regression.METHODS)
 def test_the_first_losses_are_those_stored(method: str) -> None:
     """After a change that is meant to change them: ``.venv/bin/python tests/data/regression.py``."""
     stored = json.loads(regression.STORED.read_text())
-    assert regression.losses(method) == pytest.approx(stored[method], rel=1e-6)
+    assert losses(method) == pytest.approx(stored[method], rel=1e-6)
 
 
 def test_every_scheme_has_stored_losses() -> None:
@@ -47,4 +49,4 @@ def test_the_stored_losses_tell_methods_and_steps_apart() -> None:
 
 @pytest.mark.parametrize("method", regression.METHODS)
 def test_two_runs_are_equal_to_the_bit(method: str) -> None:
-    assert regression.losses(method) == regression.losses(method)
+    assert losses(method) == regression.losses(method)
