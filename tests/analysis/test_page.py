@@ -124,10 +124,15 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, page
 
 
-def test_a_page_of_many_runs_is_small_and_asks_nothing_of_the_network(study: tuple[Path, str]) -> None:
+@pytest.fixture(scope="module")
+def reader(study: tuple[Path, str]) -> Reader:
+    """The page of the study, read: that takes seconds."""
+    return Reader(study[1])
+
+
+def test_a_page_of_many_runs_is_small_and_asks_nothing_of_the_network(study: tuple[Path, str], reader: Reader) -> None:
     _, page = study
     assert len(page.encode()) < 10e6
-    reader = Reader(page)
     loaded = {
         key for _, attributes in reader.elements for key in attributes if key in ("src", "href", "data", "action")
     }
@@ -143,9 +148,8 @@ def test_a_page_of_many_runs_is_small_and_asks_nothing_of_the_network(study: tup
     assert len(identifiers) == len(set(identifiers))
 
 
-def test_every_number_of_every_run_is_there(study: tuple[Path, str]) -> None:
-    folder, page = study
-    reader = Reader(page)
+def test_every_number_of_every_run_is_there(study: tuple[Path, str], reader: Reader) -> None:
+    folder, _ = study
     values = {cell["data-v"] for cell in reader.all("td") if cell.get("data-v")}
     runs = load_runs([folder])
     table = scores(runs)
