@@ -77,7 +77,7 @@ def configs() -> dict[str, DictConfig]:
 
 
 def run_all(made: dict[str, DictConfig], path: Path, settings: dict[str, Any]) -> None:
-    """Two epochs of each scheme, validated; what came of it is written to ``path``."""
+    """Two epochs of each scheme, then validated; what came of it is written to ``path``."""
     warnings.filterwarnings("ignore")
     data, found = source(), {}
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
@@ -90,6 +90,7 @@ def run_all(made: dict[str, DictConfig], path: Path, settings: dict[str, Any]) -
         trainer = pl.Trainer(
             accelerator="cpu",
             max_epochs=2,
+            check_val_every_n_epoch=2,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             callbacks=[watch],
