@@ -33,10 +33,10 @@ def train_small() -> Callable[..., float]:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory, train_small: Callable[..., float]) -> Path:
-    """A folder with a run of MoLA-Router and one of HPS."""
+    """A folder with a run of MoLA-Router and one of HPS, which draws no figures: that takes most of a run's time."""
     folder = tmp_path_factory.mktemp("runs")
     train_small(folder / "mola", *ROUTED)
-    train_small(folder / "hps", "architecture=hps")
+    train_small(folder / "hps", "architecture=hps", "figures=false")
     return folder
 
 

@@ -33,8 +33,8 @@ def summary_of(run: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("method", ["mola", "hps"])
 def test_a_run_folder_is_complete(method: str, runs: Path) -> None:
     run = runs / method
-    drawn = {"learning_curves", "gradient_cosine", *(f"confusion_{domain}" for domain in DOMAINS)}
-    drawn |= {"mixing_weights"} if method == "mola" else set()
+    drawn = {"learning_curves", "gradient_cosine", "mixing_weights", *(f"confusion_{domain}" for domain in DOMAINS)}
+    drawn = drawn if method == "mola" else set()
     expected = {"config.yaml", "metrics.csv", "metrics.jsonl", "summary.json", "analysis/records.npz"}
     expected |= {f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous")}
     expected |= {f"figures/{name}.{kind}" for name in drawn for kind in ("png", "svg")}
