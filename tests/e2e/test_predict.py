@@ -27,14 +27,15 @@ from mola_lightning.data import Digits, make_task
 from mola_lightning.prediction.choices import NoChoice
 
 FAST = ("figures=false", "callbacks.records.num_conflict_batches=0", "trainer.max_epochs=1")
+SMALL_ROUTER = ("router.widths=[4,4,8]", "router.blocks=1")  # the paper's would take most time of each evaluation
 
 
 @pytest.fixture(scope="module")
 def trained(train_small: Callable[..., float], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of MoLA-Router and one of HPS, without figures; tests write into their folders."""
     folder = tmp_path_factory.mktemp("predict")
-    for method in ("mola", "hps"):
-        train_small(folder / method, f"architecture={method}", *FAST)
+    for method, router in (("mola", SMALL_ROUTER), ("hps", ())):
+        train_small(folder / method, f"architecture={method}", *router, *FAST)
     return folder
 
 
