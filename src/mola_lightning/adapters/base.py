@@ -25,6 +25,7 @@ class AdaptedLayer(nn.Module, ABC):
     weight: nn.Parameter
     bias: nn.Parameter | None
     channel_dim: int  # axis of the output channels
+    grouped_products: bool = False  # whether ``run_groups`` calls matrix products, not convolutions
     groups: int = 1
 
     def _attach(

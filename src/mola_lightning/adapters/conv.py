@@ -76,7 +76,7 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
             y = y.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
         else:
             y = grouped_conv2d(x, weights, sizes, self.stride, padding, self.dilation, self.groups)
-        return y if bias is None else y + bias.to(y.dtype)[:, None, None]
+        return y if bias is None else y.add_(bias.to(y.dtype)[:, None, None])
 
     def unfold(self, x: Tensor) -> Tensor:
         """(B, I*kh*kw, positions): what the kernel reads at each output position."""

@@ -12,6 +12,7 @@ class Prices:
 
     Attributes:
         call: one more call of a convolution.
+        product: one more matrix product, which takes less to begin.
         touch: to write, read and back-propagate one number of a materialised delta.
         touch_rows: the same for one number of a row's own kernel.
         stream: to write or read, and back-propagate, one number of an activation.
@@ -20,6 +21,7 @@ class Prices:
     """
 
     call: float
+    product: float
     touch: float
     touch_rows: float
     stream: float
@@ -28,8 +30,10 @@ class Prices:
 
 
 PRICES = {
-    "cpu": Prices(call=8_000_000, touch=14, touch_rows=90, stream=44, reread=0, unfold=70),
-    "cuda": Prices(call=700_000_000, touch=300, touch_rows=1500, stream=170, reread=170, unfold=1000),
+    "cpu": Prices(call=8_000_000, product=2_000_000, touch=14, touch_rows=90, stream=44, reread=0, unfold=70),
+    "cuda": Prices(
+        call=700_000_000, product=700_000_000, touch=300, touch_rows=1500, stream=170, reread=170, unfold=1000
+    ),
 }
 
 

@@ -25,7 +25,8 @@ class Merged(Plan):
         o, ik, _ = weight_sizes(layer)
         inner = layer.rank * layer.kernel[0] if layer.kind.low_rank else 0
         prices = prices_of(layer.weight)
-        fixed = len(mixing.present) * (o * ik * (inner + prices.touch) + prices.call)
+        begun = prices.product if layer.grouped_products else prices.call
+        fixed = len(mixing.present) * (o * ik * (inner + prices.touch) + begun)
         return PlanCost(prices.stream * layer.regrouped_per_position(), fixed)
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
@@ -34,7 +35,7 @@ class Merged(Plan):
         present, counts = mixing.present, mixing.row_counts
         assert counts is not None
         all_of_them = len(present) == layer.num_experts
-        merged = layer.weight + layer.kind.delta(layer, None if all_of_them else present)
+        merged = layer.kind.merged(layer, None if all_of_them else present)
         return layer.run_groups(x, merged, counts if all_of_them else counts[present], layer.bias)
 
 

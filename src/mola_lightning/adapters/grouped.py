@@ -25,12 +25,18 @@ def grouped_linear(x: Tensor, weights: Tensor, sizes: Tensor, times: int = 1) ->
         times: rows of x that each image has.
     """
     rows = [size * times for size in sizes.tolist()]
-    if equal(rows):
-        return torch.bmm(x.reshape(len(rows), rows[0], -1), weights.transpose(1, 2)).flatten(0, 1)
     y = x.new_empty(x.shape[0], weights.shape[1])
-    for own, weight, result in zip(x.split(rows), weights.transpose(1, 2), y.split(rows), strict=True):
-        torch.mm(own, weight, out=result)
+    _multiply(x, weights.transpose(1, 2), y, rows)
     return y
+
+
+def _multiply(x: Tensor, weights: Tensor, y: Tensor, rows: Sequence[int]) -> None:
+    """Write x (N, I) times each group's weight (E, I, O) into y (N, O)."""
+    if min(rows) == max(rows):  # as in batches with as many rows of each task: one launch serves them all
+        torch.bmm(x.reshape(len(rows), rows[0], -1), weights, out=y.view(len(rows), rows[0], -1))
+        return
+    for own, weight, result in zip(x.split(rows), weights, y.split(rows), strict=True):
+        torch.mm(own, weight, out=result)
 
 
 @grouped_linear.register_fake
@@ -44,15 +50,11 @@ def grouped_linear_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x and of the weights."""
     rows = [size * times for size in sizes.tolist()]
-    of_weights, parts = torch.empty_like(weights), gradient.split(rows)
+    of_x, of_weights = torch.empty_like(x), torch.empty_like(weights)
+    _multiply(gradient, weights, of_x, rows)
     # one by one: long sums over rows, which a product of its own may split over the device
-    for given, own, of_weight in zip(parts, x.split(rows), of_weights, strict=True):
+    for given, own, of_weight in zip(gradient.split(rows), x.split(rows), of_weights, strict=True):
         torch.mm(given.t(), own, out=of_weight)  # zeros for a group without rows
-    if equal(rows):
-        return torch.bmm(gradient.reshape(len(rows), rows[0], -1), weights).flatten(0, 1), of_weights
-    of_x = torch.empty_like(x)
-    for given, weight, of_own in zip(parts, weights, of_x.split(rows), strict=True):
-        torch.mm(given, weight, out=of_own)
     return of_x, of_weights
 
 
@@ -146,11 +148,6 @@ def _conv2d_gradients(ctx: Any, gradient: Tensor) -> tuple:
 
 
 grouped_conv2d.register_autograd(_conv2d_gradients, setup_context=_keep_conv2d)
-
-
-def equal(sizes: Sequence[int]) -> bool:
-    """Whether all groups are of one size, as in batches with as many rows of each task: one launch serves them all."""
-    return min(sizes) == max(sizes) > 0
 
 
 def layout(x: Tensor) -> torch.memory_format:

@@ -36,6 +36,10 @@ class Parametrisation(ABC):
     def delta(self, layer: "AdaptedLayer", experts: Sequence[int] | None = None) -> Tensor:
         """(len(experts), *weight.shape), scaled by alpha / rank; all experts by default."""
 
+    def merged(self, layer: "AdaptedLayer", experts: Sequence[int] | None = None) -> Tensor:
+        """(len(experts), *weight.shape): the layer's weight plus each expert's delta."""
+        return layer.weight + self.delta(layer, experts)
+
     def width(self, layer: "AdaptedLayer") -> int:
         """M, the number of codes per expert between ``down`` and ``up``."""
         raise TypeError(f"{type(self).__name__} has no low-rank factors")
@@ -73,6 +77,16 @@ def _pick(parameter: Tensor, experts: Sequence[int] | None) -> Tensor:
     return parameter[experts[0] : experts[0] + 1] if len(experts) == 1 else parameter[list(experts)]
 
 
+def _scaled(layer: "AdaptedLayer", factor: Tensor) -> Tensor:
+    return factor if layer.scaling == 1 else factor * layer.scaling
+
+
+def _added_to(layer: "AdaptedLayer", b: Tensor, a: Tensor) -> Tensor:
+    """The weight plus the scaled products b a, in one pass over their numbers."""
+    weight = layer.weight.reshape(1, b.shape[1], a.shape[2])
+    return torch.baddbmm(weight, b, a, alpha=layer.scaling).view(-1, *layer.weight.shape)
+
+
 class Reshaped(Parametrisation):
     """The paper's and loralib's: Delta_e = (alpha / r) * (B_e A_e) read row by row as (O, I, kh, kw).
 
@@ -92,8 +106,11 @@ class Reshaped(Parametrisation):
         }
 
     def delta(self, layer: "AdaptedLayer", experts: Sequence[int] | None = None) -> Tensor:
-        product = torch.bmm(_pick(layer.lora_B, experts), _pick(layer.lora_A, experts))
-        return product.reshape(-1, *layer.weight.shape) * layer.scaling
+        product = torch.bmm(_scaled(layer, _pick(layer.lora_B, experts)), _pick(layer.lora_A, experts))
+        return product.reshape(-1, *layer.weight.shape)
+
+    def merged(self, layer: "AdaptedLayer", experts: Sequence[int] | None = None) -> Tensor:
+        return _added_to(layer, _pick(layer.lora_B, experts), _pick(layer.lora_A, experts))
 
     def width(self, layer: "AdaptedLayer") -> int:
         return layer.kernel[0] ** 2 * layer.rank
@@ -114,7 +131,7 @@ class Reshaped(Parametrisation):
 
     def up(self, layer: "AdaptedLayer", experts: Sequence[int] | None = None) -> Tensor:
         b = _pick(layer.lora_B, experts)
-        return b.reshape(b.shape[0], layer.weight.shape[0], -1) * layer.scaling
+        return _scaled(layer, b.reshape(b.shape[0], layer.weight.shape[0], -1))
 
 
 class Factorised(Parametrisation):
@@ -131,8 +148,11 @@ class Factorised(Parametrisation):
         }
 
     def delta(self, layer: "AdaptedLayer", experts: Sequence[int] | None = None) -> Tensor:
-        product = torch.bmm(_pick(layer.lora_B, experts), _pick(layer.lora_A, experts).flatten(2))
-        return product.reshape(-1, *layer.weight.shape) * layer.scaling
+        product = torch.bmm(_scaled(layer, _pick(layer.lora_B, experts)), _pick(layer.lora_A, experts).flatten(2))
+        return product.reshape(-1, *layer.weight.shape)
+
+    def merged(self, layer: "AdaptedLayer", experts: Sequence[int] | None = None) -> Tensor:
+        return _added_to(layer, _pick(layer.lora_B, experts), _pick(layer.lora_A, experts).flatten(2))
 
     def width(self, layer: "AdaptedLayer") -> int:
         return layer.rank
@@ -144,7 +164,7 @@ class Factorised(Parametrisation):
         return _pick(layer.lora_A, experts)
 
     def up(self, layer: "AdaptedLayer", experts: Sequence[int] | None = None) -> Tensor:
-        return _pick(layer.lora_B, experts) * layer.scaling
+        return _scaled(layer, _pick(layer.lora_B, experts))
 
 
 class Full(Parametrisation):
@@ -158,7 +178,7 @@ class Full(Parametrisation):
         return {"expert_weight": _zeros((num_experts, *like.shape), like)}
 
     def delta(self, layer: "AdaptedLayer", experts: Sequence[int] | None = None) -> Tensor:
-        return _pick(layer.expert_weight, experts) * layer.scaling
+        return _scaled(layer, _pick(layer.expert_weight, experts))
 
 
 PARAMETRISATIONS: dict[str, Parametrisation] = {"reshaped": Reshaped(), "factorised": Factorised(), "full": Full()}

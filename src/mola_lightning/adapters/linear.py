@@ -26,6 +26,7 @@ class AdaptedLinear(AdaptedLayer, nn.Linear):
     """
 
     channel_dim = -1
+    grouped_products = True
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class AdaptedLinear(AdaptedLayer, nn.Linear):
         """One product for each group."""
         tokens = _tokens(x)
         y = grouped_linear(*in_one_precision(tokens.flatten(0, 1), weights), sizes, tokens.shape[1])
-        y = y if bias is None else y + bias.to(y.dtype)
+        y = y if bias is None else y.add_(bias.to(y.dtype))
         return y.view(*x.shape[:-1], -1)
 
     def run_up(self, codes: Tensor, up: Tensor) -> Tensor:
@@ -72,7 +73,15 @@ class AdaptedLinear(AdaptedLayer, nn.Linear):
 
     def add_up(self, y: Tensor, codes: Tensor, up: Tensor) -> Tensor:
         """Y (B, ..., O) plus codes (B, N, M) times up^T."""
+        if y.ndim == 3:  # where y is; a view of it would be copied in the backward pass
+            return y.baddbmm_(codes.to(y.dtype), up.transpose(1, 2).to(y.dtype))
         return torch.baddbmm(_tokens(y), codes.to(y.dtype), up.transpose(1, 2)).view_as(y)
+
+    def add_shared_up(self, y: Tensor, codes: Tensor, up: Tensor) -> Tensor:
+        """In the memory of y where it has a token axis."""
+        if y.ndim == 3:
+            return self.add_up(y, codes, up.expand(len(y), -1, -1))
+        return super().add_shared_up(y, codes, up)
 
     def mix(self, every: Tensor, weights: Tensor) -> Tensor:
         """(B, ..., E, O), (B, E) -> (B, ..., O)."""

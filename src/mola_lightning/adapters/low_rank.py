@@ -62,11 +62,11 @@ class LowRankHard(Plan):
         down, up, ids = layer.kind.down(layer), layer.kind.up(layer), mixing.expert_ids
         assert ids is not None
         if layer.pointwise:
-            codes = layer.row_codes(x, down.index_select(0, ids))
+            codes = layer.row_codes(x, mixing.of_rows(down))
         else:
             every = layer.run(x, down.flatten(0, 1)).unflatten(1, down.shape[:2])
             codes = every[torch.arange(len(ids), device=ids.device), ids]
-        return layer.add_up(y, codes, up.index_select(0, ids))  # its backward adds by row: fast
+        return layer.add_up(y, codes, mixing.of_rows(up))
 
 
 class UnfoldedSoft(Plan):
@@ -111,12 +111,10 @@ class UnfoldedHard(Plan):
         return PlanCost(m * (ik // layer.kind.blocks(layer) + o) + prices.stream * (o + m) + prices.unfold * ik)
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
-        ids = mixing.expert_ids
-        assert ids is not None
         y = layer.run(x, layer.weight, layer.bias)
         patches, factor = _patches(layer, x)
-        codes = factor.index_select(0, ids)[:, None] @ patches  # (B, N, M / N, positions)
-        return layer.add_up(y, codes.flatten(1, 2), layer.kind.up(layer).index_select(0, ids))
+        codes = mixing.of_rows(factor)[:, None] @ patches  # (B, N, M / N, positions)
+        return layer.add_up(y, codes.flatten(1, 2), mixing.of_rows(layer.kind.up(layer)))
 
 
 def _unfolds(layer: "AdaptedLayer") -> bool:

@@ -52,6 +52,14 @@ class Mixing:
             return list(range(self.num_experts))
         return [expert for expert, size in enumerate(self.group_sizes) if size]
 
+    def of_rows(self, every: Tensor) -> Tensor:
+        """(E, ...) -> (B, ...): each row's own entry. With groups of one size its backward is a sum, not a scatter."""
+        sizes = self.group_sizes
+        if sizes and min(sizes) == max(sizes):
+            return every[:, None].expand(-1, sizes[0], *every.shape[1:]).flatten(0, 1)
+        assert self.expert_ids is not None
+        return every.index_select(0, self.expert_ids)
+
     def dense_weights(self, like: Tensor) -> Tensor:
         """(B, E) weights in the dtype of ``like``, one-hot when mixing is hard."""
         if self.expert_ids is not None:
