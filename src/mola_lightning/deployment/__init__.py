@@ -6,6 +6,7 @@ from mola_lightning.deployment.deployable import Deployable, Preprocessing
 from mola_lightning.deployment.export import FORMATS, Exported, export
 from mola_lightning.deployment.load import load
 from mola_lightning.deployment.model_folder import load_model, save_model
+from mola_lightning.deployment.program import load_program
 
 __all__ = [
     "FORMATS",
@@ -16,6 +17,7 @@ __all__ = [
     "export",
     "load",
     "load_model",
+    "load_program",
     "read_artefact",
     "save_model",
 ]

@@ -78,6 +78,10 @@ def _code(format: str, tasks: Mapping[str, Mapping[str, Any]]) -> str:
             "",
             f'program = torch.export.load("{file}").module()',
             f'outputs = program(images)["{name}"]',
+            "",
+            "# Torch alone may run code of the file that it loads. Of somebody whom you do not know, instead:",
+            "# from mola_lightning.deployment import load_program",
+            f'# program = load_program("{file}").module()',
         ]
     elif format == "onnx":
         lines = ["import onnxruntime", "", f'session = onnxruntime.InferenceSession("{file}")']

@@ -13,12 +13,13 @@ from mola_lightning.deployment.cards import artefact_card
 from mola_lightning.deployment.compose import compose
 from mola_lightning.deployment.deployable import Deployable
 from mola_lightning.deployment.experts import BASE, digest, write_experts
-from mola_lightning.deployment.graphs import OPSET, graphs_of, trace, write_onnx, write_program
+from mola_lightning.deployment.graphs import OPSET, graphs_of, trace, write_onnx
 from mola_lightning.deployment.graphs import SUFFIX as GRAPH_SUFFIX
 from mola_lightning.deployment.load import load_file
 from mola_lightning.deployment.model_folder import save_model, weights_of
 from mola_lightning.deployment.plain import SUFFIX as PLAIN_SUFFIX
 from mola_lightning.deployment.plain import loading_lines, plain_network, write_plain
+from mola_lightning.deployment.program import write_program
 from mola_lightning.training.summary import versions
 
 # Entries by task, files, and what else the manifest says.

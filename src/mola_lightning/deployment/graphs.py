@@ -1,6 +1,5 @@
 """Whole models as graphs: normalisation, router, backbone and heads, for any number of images."""
 
-import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,13 +111,6 @@ def trace(graph: nn.Module, example: Tensor, what: str) -> torch.export.Exported
             f"torch.export cannot trace {what} ({type(error).__name__}: {first_line(error)}); architectures whose "
             "backbone is a plain network for each task (mola_grad, hps, single_task) and MoLA-Router can be exported"
         ) from error
-
-
-def write_program(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write a graph for ``torch.export.load``."""
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer)
-    write_bytes(path, buffer.getvalue())
 
 
 def write_onnx(program: torch.export.ExportedProgram, names: Sequence[str], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Exported networks read back, checksums first. No code from a file is run, but for what ``torch.export.load`` does."""
+"""Exported networks read back, checksums first. No code from a file is run."""
 
 import pickle
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from mola_lightning.core.errors import first_line, one_of
 from mola_lightning.deployment.artefact import read_artefact
 from mola_lightning.deployment.deployable import Normalized, Preprocessing, need
 from mola_lightning.deployment.experts import read_tensors
+from mola_lightning.deployment.program import load_program
 
 Answer = Callable[[Tensor], Tensor]
 Answers = Callable[[Tensor], dict[str, Tensor]]
@@ -22,8 +23,8 @@ Answers = Callable[[Tensor], dict[str, Tensor]]
 def load(folder: Path | str, task: str) -> Answer:
     """The exported network of a task: images (B, C, H, W) in [0, 1] -> its outputs (B, ...).
 
-    Weights and descriptions are plain values, and nothing of them is run. Of ``torch_export`` that cannot be said:
-    torch unpickles and evaluates parts of the archive, so load it from those only whom you trust.
+    Weights and descriptions are plain values, and nothing of them is run; graphs are made of known operators, see
+    :func:`load_program`.
 
     Args:
         folder: what ``mola-export`` wrote, in one of the formats torch, safetensors, torch_export, onnx.
@@ -46,7 +47,8 @@ def load_file(folder: Path, manifest: dict[str, Any], task: str) -> Answers:
     if format == "onnx":
         return _onnx(path)
     if format == "torch_export":
-        return _program(path)
+        listed = manifest.get("files", {}).get(entry["file"], {})
+        return _without_gradient(load_program(path, listed.get("sha256")).module())
     if format not in ("torch", "safetensors"):
         raise ConfigError(
             f"{folder} holds the format {format}, which is no network by itself; use mola-compose for adapters, and "
@@ -79,14 +81,6 @@ def _without_gradient(net: Answers) -> Answers:
             return net(images)
 
     return answer
-
-
-def _program(path: Path) -> Answers:
-    try:
-        program = torch.export.load(path).module()
-    except (RuntimeError, ValueError, KeyError, OSError, AssertionError, pickle.UnpicklingError) as error:
-        raise RunFolderError(f"cannot read {path}: it is damaged, or not one of ours ({first_line(error)})") from error
-    return _without_gradient(program)
 
 
 def _onnx(path: Path) -> Answers:
