@@ -75,11 +75,16 @@ def test_nothing_is_fitted_on_the_test_split() -> None:
     assert itself["ece_after"] < 0.05
 
 
-def test_temperatures_belong_to_their_checkpoint(tmp_path: Path) -> None:
+def test_temperatures_belong_to_their_checkpoint_and_data(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoint = tmp_path / "best.ckpt"
     checkpoint.write_bytes(b"weights")
-    assert load_temperatures(tmp_path, checkpoint) == {}
-    save_calibration(tmp_path, checkpoint, {"dark": {"temperature": 1.5}})
-    assert load_temperatures(tmp_path, checkpoint) == {"dark": 1.5}
+    assert load_temperatures(tmp_path, checkpoint, "data", ()) == {}
+    path = save_calibration(tmp_path, checkpoint, "data", ["data.source.root=there"], {"dark": {"temperature": 1.5}})
+    assert load_temperatures(tmp_path, checkpoint, "data", ()) == {"dark": 1.5}
+    assert not caplog.messages
+    assert load_temperatures(tmp_path, checkpoint, "other", ["data.source.root=here"]) == {"dark": 1.5}
+    assert all(f"root={where}'" in caplog.text for where in ("there", "here"))
+    caplog.clear()
     checkpoint.write_bytes(b"other weights")
-    assert load_temperatures(tmp_path, checkpoint) == {}
+    assert load_temperatures(tmp_path, checkpoint, "data", ()) == {}
+    assert f"{path} is of another checkpoint" in caplog.text

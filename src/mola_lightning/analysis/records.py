@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from mola_lightning.analysis import plots
 from mola_lightning.core.errors import RunFolderError
 from mola_lightning.core.files import atomic_write
+from mola_lightning.core.run_files import ANALYSIS, FIGURES, METRICS
 
-RECORDS = Path("analysis") / "records.npz"
+RECORDS = Path(ANALYSIS) / "records.npz"
 
 
 @dataclass
@@ -81,7 +82,7 @@ def read_metrics(folder: Path | str) -> pd.DataFrame | None:
     Raises:
         RunFolderError: when the file cannot be read as a table.
     """
-    path = Path(folder) / "metrics.csv"
+    path = Path(folder) / METRICS
     try:
         table = pd.read_csv(path)
     except (FileNotFoundError, pd.errors.EmptyDataError):
@@ -113,7 +114,7 @@ def draw_run(folder: Path | str) -> list[Path]:
             figures["routing_over_training"] = plots.routing_panels(panels, tasks)
     if records is not None:
         figures |= _record_figures(records)
-    return [plots.save(figure, folder / "figures" / name) for name, figure in figures.items()]
+    return [plots.save(figure, folder / FIGURES / name) for name, figure in figures.items()]
 
 
 def _record_figures(records: Records) -> Mapping[str, plots.Figure]:

@@ -12,10 +12,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from mola_lightning.core.errors import RunFolderError
+from mola_lightning.core.run_files import CONFIG, ERROR, SUMMARY
 
-SUMMARY = "summary.json"
-CONFIG = "config.yaml"
-ERROR = "error.txt"
 REQUIRED = {"method": str, "data": str, "seed": int, "tasks": list, "monitor": dict, "test": dict}
 
 

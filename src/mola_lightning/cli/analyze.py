@@ -23,6 +23,7 @@ from mola_lightning.cli.errors import command, setup_logging
 from mola_lightning.cli.loading import load_run
 from mola_lightning.core import ConfigError
 from mola_lightning.core.errors import one_of, positive_int, require
+from mola_lightning.core.run_files import ANALYSIS
 
 Results = dict[str, dict[str, Result]]
 
@@ -96,7 +97,7 @@ def subject_of(
     label = f"{loaded.cfg.method or loaded.module.architecture.method}, seed {loaded.cfg.seed}"
     module = loaded.module.to(torch.device(device)).eval()
     dataset = loaded.data.dataset("test" if split == "test" else "val")
-    return Subject(label, run / "analysis", module, dataset, step=loaded.step, **settings)
+    return Subject(label, run / ANALYSIS, module, dataset, step=loaded.step, **settings)
 
 
 def _table(label: str, results: Mapping[str, Result]) -> Table:

@@ -56,7 +56,7 @@ def calibrate_run(
     loaded = load_run(run, checkpoint, overrides)
     data = loaded.data
     found = calibrate(loaded.module.eval(), data.dataset("val"), data.dataset("test"))
-    return found, save_calibration(run, checkpoint_file(run, checkpoint), found)
+    return found, save_calibration(run, checkpoint_file(run, checkpoint), loaded.data_key(), overrides or (), found)
 
 
 def evaluate_without_task_ids(

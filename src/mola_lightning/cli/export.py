@@ -13,6 +13,7 @@ from mola_lightning.cli.errors import command, setup_logging
 from mola_lightning.cli.loading import load_run
 from mola_lightning.core import ConfigError
 from mola_lightning.core.errors import one_of, require
+from mola_lightning.core.run_files import SUMMARY
 from mola_lightning.deployment import FORMATS, Deployable, Exported, export, load_model
 from mola_lightning.deployment.artefact import MANIFEST
 from mola_lightning.training.summary import git_state
@@ -42,7 +43,7 @@ def deployable_of(
         found.facts |= {"license": license} if license else {}
         return found
     loaded = load_run(run, checkpoint, overrides)
-    path = run / "summary.json"
+    path = run / SUMMARY
     summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     # The metrics of a summary are those of the best checkpoint.
     tested = (summary.get("test") or summary.get("val") or {}) if checkpoint == "best" else {}

@@ -16,16 +16,26 @@ from typing import IO, Any
 from mola_lightning.cli.errors import explain
 from mola_lightning.core import MolaError, RunFolderError
 from mola_lightning.core.files import atomic_write
+from mola_lightning.core.run_files import (
+    ANALYSIS,
+    CHECKPOINTS,
+    CONFIG,
+    DATA,
+    ERROR,
+    FIGURES,
+    JOURNAL,
+    LOCK,
+    METRICS,
+    PRUNED,
+    SUMMARY,
+)
 from mola_lightning.training.callbacks import RunPruned
 
 log = logging.getLogger(__name__)
 
-CONFIG, JOURNAL, SUMMARY, ERROR, LOCK = "config.yaml", "metrics.jsonl", "summary.json", "error.txt", ".lock"
-CHECKPOINTS = "checkpoints"
-PRUNED = "pruned.json"  # of a run that a search has ended early
 # All that a run writes. Anything else in its folder is the user's and stays.
 CONTENT = (
-    CONFIG, JOURNAL, "metrics.csv", "data.json", CHECKPOINTS, "figures", "analysis", "tensorboard", "wandb",
+    CONFIG, JOURNAL, METRICS, DATA, CHECKPOINTS, FIGURES, ANALYSIS, "tensorboard", "wandb",
     SUMMARY, ERROR, PRUNED,
 )  # fmt: skip
 

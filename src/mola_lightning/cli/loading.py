@@ -11,9 +11,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mola_lightning.cli.build import build_data, build_module
 from mola_lightning.core import ConfigError, RunFolderError
+from mola_lightning.core.run_files import BEST, CHECKPOINTS, CONFIG, LAST
 from mola_lightning.data import MultiTaskDataModule
 from mola_lightning.training import MultiTaskModule
 from mola_lightning.training.checkpoints import load_checkpoint
+
+NAMED = {"best": BEST, "last": LAST}
 
 
 class LoadedRun(NamedTuple):
@@ -55,9 +58,9 @@ def load_run(run: Path, checkpoint: str = "best", overrides: Sequence[str] | Non
 
 def load_config(run: Path, overrides: Sequence[str] | None = None) -> Any:
     """The config of a run; arguments and errors as of :func:`load_run`."""
-    config = run / "config.yaml"
+    config = run / CONFIG
     if not config.is_file():
-        raise RunFolderError(f"{run} is no run folder: it has no config.yaml. Give the folder that mola-train printed.")
+        raise RunFolderError(f"{run} is no run folder: it has no {CONFIG}. Give the folder that mola-train printed.")
     cfg: Any = OmegaConf.load(config)
     OmegaConf.set_struct(cfg, True)
     try:
@@ -69,4 +72,4 @@ def load_config(run: Path, overrides: Sequence[str] | None = None) -> Any:
 
 def checkpoint_file(run: Path, checkpoint: str) -> Path:
     """The file of a run's ``best`` or ``last`` checkpoint, or the one that is named."""
-    return run / "checkpoints" / f"{checkpoint}.ckpt" if checkpoint in ("best", "last") else Path(checkpoint)
+    return run / CHECKPOINTS / NAMED[checkpoint] if checkpoint in NAMED else Path(checkpoint)

@@ -81,7 +81,7 @@ def predict(
     transforms = transforms_for(data.source, named)
     by = (choose_by or default_choice(module)) if named is None else None
     choice = None if by is None else load_choice(module, by, run, weights, data, data_key)
-    temperatures = load_temperatures(run, weights) if calibration == AUTO else {}
+    temperatures = load_temperatures(run, weights, data_key, overrides or ()) if calibration == AUTO else {}
     answers = Answers(module, named, choice, top_k, temperatures)
     key = {
         "checkpoint": file_digest(weights),

@@ -11,8 +11,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from mola_lightning.cli.folders import ERROR, RunFailed
+from mola_lightning.cli.folders import RunFailed
 from mola_lightning.cli.watch import SweepWatch
+from mola_lightning.core.run_files import ERROR
 
 
 class SweepProgress(Callback):

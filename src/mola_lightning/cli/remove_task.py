@@ -13,10 +13,10 @@ from mola_lightning.adapters import is_adapter_parameter
 from mola_lightning.architectures import HPS, HPSWide, MoLA
 from mola_lightning.cli.build import build_data, build_module
 from mola_lightning.cli.errors import command, setup_logging
-from mola_lightning.cli.folders import CHECKPOINTS, CONFIG
 from mola_lightning.cli.loading import checkpoint_file, load_config
 from mola_lightning.core import ConfigError, RunFolderError
 from mola_lightning.core.files import atomic_write
+from mola_lightning.core.run_files import BEST, CHECKPOINTS, CONFIG
 from mola_lightning.training.checkpoints import load_checkpoint
 from mola_lightning.training.growing import OWN_TO_A_RUN, without_task
 
@@ -72,7 +72,7 @@ def remove_task(
     module.load_state_dict({**own, **state})
     with atomic_write(output / CONFIG) as file:
         file.write(OmegaConf.to_yaml(cfg, resolve=True))
-    path = output / CHECKPOINTS / "best.ckpt"
+    path = output / CHECKPOINTS / BEST
     with atomic_write(path, "wb") as file:
         torch.save({"tasks": wanted, "epoch": content["epoch"], "state_dict": module.state_dict()}, file)
     return path

@@ -14,10 +14,11 @@ from mola_lightning.analysis import plots
 from mola_lightning.analysis.ablation import ablation
 from mola_lightning.analysis.cells import MISSING
 from mola_lightning.analysis.results import Run, problems
-from mola_lightning.analysis.runs import CONFIG, comparable
+from mola_lightning.analysis.runs import comparable
 from mola_lightning.analysis.tables import markdown_rows
 from mola_lightning.core import ConfigError
 from mola_lightning.core.files import atomic_write
+from mola_lightning.core.run_files import CONFIG
 
 
 def report_over(

@@ -9,10 +9,11 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from mola_lightning.cli.build import Parts
-from mola_lightning.cli.folders import CHECKPOINTS, CONFIG, clear, finished
+from mola_lightning.cli.folders import clear, finished
 from mola_lightning.cli.naming import LEFT_OUT, config_content
 from mola_lightning.core import ConfigError, RunFolderError
 from mola_lightning.core.errors import one_of
+from mola_lightning.core.run_files import CHECKPOINTS, CONFIG
 from mola_lightning.training.callbacks import ResumableCheckpoint
 from mola_lightning.training.checkpoints import newest_checkpoint
 

@@ -12,10 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from mola_lightning.cli.errors import command
-from mola_lightning.cli.folders import CONFIG, ERROR, JOURNAL, PRUNED, SUMMARY, finished, owner, read_failure
+from mola_lightning.cli.folders import finished, owner, read_failure
 from mola_lightning.cli.progress import grid
 from mola_lightning.cli.search.record import planned_runs
 from mola_lightning.core import RunFolderError
+from mola_lightning.core.run_files import CONFIG, ERROR, JOURNAL, PRUNED, SUMMARY
 from mola_lightning.training.journal import read_journal
 
 STYLES = {"pruned": "magenta", "running": "cyan", "failed": "red", "stopped": "yellow"}

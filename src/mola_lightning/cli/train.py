@@ -19,13 +19,14 @@ from rich.console import Console
 
 from mola_lightning.cli.build import Parts, build_run
 from mola_lightning.cli.errors import command, mola_error, setup_logging
-from mola_lightning.cli.folders import CONFIG, recorded_score, run_once, trained_nothing
+from mola_lightning.cli.folders import recorded_score, run_once, trained_nothing
 from mola_lightning.cli.hints import locate
 from mola_lightning.cli.naming import config_key, with_balancer
 from mola_lightning.cli.progress import sweep_report
 from mola_lightning.cli.resume import identity, restore_finished, starting_point
 from mola_lightning.core import RunFolderError
 from mola_lightning.core.files import atomic_write
+from mola_lightning.core.run_files import CONFIG, DATA
 from mola_lightning.training import summary
 from mola_lightning.training.callbacks import ResumableCheckpoint, StepTimer, TestRecords
 from mola_lightning.training.checkpoints import load_checkpoint
@@ -96,7 +97,7 @@ def _describe(cfg: DictConfig, parts: Parts, folder: Path) -> None:
     with atomic_write(folder / CONFIG) as file:
         file.write(OmegaConf.to_yaml(cfg, resolve=True))
     if record := parts.data.source.record():
-        with atomic_write(folder / "data.json") as file:
+        with atomic_write(folder / DATA) as file:
             json.dump(record, file, indent=1)
 
 

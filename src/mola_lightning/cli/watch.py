@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mola_lightning.cli.folders import CONFIG, ERROR, JOURNAL, LOCK, PRUNED, SUMMARY, read_failure
+from mola_lightning.cli.folders import read_failure
+from mola_lightning.core.run_files import CONFIG, ERROR, JOURNAL, LOCK, PRUNED, SUMMARY
 from mola_lightning.training.journal import read_journal
 
 ENDED = ("done", "pruned", "failed")  # states of runs that this sweep has nothing more to do with

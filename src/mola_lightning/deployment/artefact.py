@@ -8,7 +8,7 @@ from typing import Any
 from mola_lightning.core import RunFolderError
 from mola_lightning.core.files import atomic_write, sha256
 
-MANIFEST = "manifest.json"
+MANIFEST, README = "manifest.json", "README.md"
 VERSION = 1
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from mola_lightning.core import Task
 from mola_lightning.core.errors import one_of, require
 from mola_lightning.core.files import atomic_write
-from mola_lightning.deployment.artefact import begin_artefact, finish_artefact, listed_files, read_artefact
+from mola_lightning.deployment.artefact import README, begin_artefact, finish_artefact, listed_files, read_artefact
 from mola_lightning.deployment.cards import artefact_card
 from mola_lightning.deployment.compose import compose
 from mola_lightning.deployment.deployable import Deployable
@@ -207,6 +207,6 @@ def _finish(
         "versions": versions(),
         **more,
     }
-    with atomic_write(folder / "README.md") as file:
+    with atomic_write(folder / README) as file:
         file.write(artefact_card(manifest))
-    return finish_artefact(folder, manifest, list(dict.fromkeys([*files, *_files(tasks), "README.md"])))
+    return finish_artefact(folder, manifest, list(dict.fromkeys([*files, *_files(tasks), README])))

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from mola_lightning.deployment.artefact import README
 from mola_lightning.deployment.deployable import Deployable, need
 from mola_lightning.deployment.model_folder import load_model, save_model
 
@@ -46,6 +47,6 @@ class HubModel(nn.Module, hub.PyTorchModelHubMixin):  # type: ignore[name-define
         if Path(model_id).is_dir():
             return cls(load_model(model_id))
         wanted = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-        patterns = ["*.json", "*.safetensors", "README.md"]
+        patterns = ["*.json", "*.safetensors", README]
         chosen = {name: options[name] for name in wanted if name in options}
         return cls(load_model(hub.snapshot_download(model_id, allow_patterns=patterns, **chosen)))

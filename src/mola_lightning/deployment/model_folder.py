@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mola_lightning.core import RunFolderError
 from mola_lightning.core.files import atomic_write
-from mola_lightning.deployment.artefact import MANIFEST, begin_artefact, finish_artefact, read_artefact
+from mola_lightning.deployment.artefact import MANIFEST, README, begin_artefact, finish_artefact, read_artefact
 from mola_lightning.deployment.cards import model_card
 from mola_lightning.deployment.deployable import Deployable
 from mola_lightning.deployment.experts import read_tensors, write_tensors
@@ -37,7 +37,7 @@ def save_model(deployable: Deployable, folder: Path | str) -> dict[str, Any]:
     with atomic_write(folder / CONFIG) as file:
         json.dump(config, file, indent=1, ensure_ascii=False)
     write_tensors(folder / WEIGHTS, weights_of(deployable.module), {"kind": "model"})
-    with atomic_write(folder / "README.md") as file:
+    with atomic_write(folder / README) as file:
         file.write(model_card(config))
     spec, again = config["spec"], _read(folder)
     difference = deployable.check_answers(again.answers, again.module.names, folder / WEIGHTS)
@@ -49,7 +49,7 @@ def save_model(deployable: Deployable, folder: Path | str) -> dict[str, Any]:
         "tasks": {each["name"]: {"file": WEIGHTS, **each, "max_difference": difference} for each in spec["tasks"]},
         "versions": versions(),
     }
-    return finish_artefact(folder, manifest, [CONFIG, WEIGHTS, "README.md"])
+    return finish_artefact(folder, manifest, [CONFIG, WEIGHTS, README])
 
 
 def load_model(folder: Path | str) -> Deployable:

@@ -1,7 +1,8 @@
 """Do probabilities mean what they say? Expected calibration error, and the temperature that mends it."""
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from mola_lightning.core import Task
 from mola_lightning.core.files import atomic_write
 from mola_lightning.data.base import TaskDataset
 from mola_lightning.prediction.choice_store import file_digest, read_json
+
+log = logging.getLogger(__name__)
 
 BOUNDS = (0.05, 20.0)  # of a temperature: beyond them the validation rows say only "more" or "less"
 BINS = 15
@@ -103,17 +106,49 @@ def _path(run: Path, checkpoint: Path) -> Path:
     return run / f"calibration_{checkpoint.stem}.json"
 
 
-def save_calibration(run: Path, checkpoint: Path, tasks: Mapping[str, Mapping[str, float]]) -> Path:
-    """Keep what :func:`calibrate` found in ``<run>/calibration_<checkpoint>.json``, and return its path."""
+def save_calibration(
+    run: Path,
+    checkpoint: Path,
+    data_key: str,
+    overrides: Sequence[str],
+    tasks: Mapping[str, Mapping[str, float]],
+) -> Path:
+    """Keep what :func:`calibrate` found in ``<run>/calibration_<checkpoint>.json``, and return its path.
+
+    Args:
+        run: the run folder.
+        checkpoint: the file that the weights come from.
+        data_key: of the settings of the data that the temperatures are fitted on.
+        overrides: of the run's own config, by which they became so.
+        tasks: what was found.
+    """
     path = _path(run, checkpoint)
+    made_from = {"checkpoint": file_digest(checkpoint), "data": data_key, "overrides": list(overrides)}
     with atomic_write(path) as file:
-        json.dump({"checkpoint": file_digest(checkpoint), "bins": BINS, "tasks": tasks}, file, indent=1)
+        json.dump({**made_from, "bins": BINS, "tasks": tasks}, file, indent=1)
     return path
 
 
-def load_temperatures(run: Path, checkpoint: Path) -> dict[str, float]:
-    """Task -> temperature of this checkpoint; empty where it was never calibrated."""
-    content = read_json(_path(run, checkpoint))
-    if content.get("checkpoint") != file_digest(checkpoint):
+def load_temperatures(run: Path, checkpoint: Path, data_key: str, overrides: Sequence[str]) -> dict[str, float]:
+    """Task -> temperature of this checkpoint; empty where it was never calibrated. Arguments: :func:`save_calibration`.
+
+    Other settings of the data than those of the calibration are told: images may be prepared otherwise, so that the
+    temperatures do not fit; or only lie elsewhere now.
+    """
+    path = _path(run, checkpoint)
+    content = read_json(path)
+    if not content:
         return {}
+    if content.get("checkpoint") != file_digest(checkpoint):
+        log.warning("%s is of another checkpoint than %s, and is not used; calibrate again", path, checkpoint)
+        return {}
+    if content.get("data") != data_key:
+        log.warning(
+            "the temperatures of %s were fitted with other settings of the data (overrides there: %s; here: %s). They "
+            "are used; where images are prepared otherwise, run mola-eval calibrate=true with these overrides, or say "
+            "calibration=none",
+            path,
+            content.get("overrides", "not said"),
+            list(overrides),
+        )
     return {name: float(values["temperature"]) for name, values in content["tasks"].items()}

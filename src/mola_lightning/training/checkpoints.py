@@ -14,10 +14,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from mola_lightning.core import RunFolderError
 from mola_lightning.core.errors import first_line
 from mola_lightning.core.files import atomic_write
+from mola_lightning.core.run_files import LAST, PREVIOUS
 
 log = logging.getLogger(__name__)
-
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

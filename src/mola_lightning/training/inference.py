@@ -15,7 +15,9 @@ from mola_lightning.core.errors import one_of
 if TYPE_CHECKING:
     from mola_lightning.training.module import MultiTaskModule
 
-# By its name, as an entry point: a run is built from its config, which only the command line can read.
+# By its name, though it lies above: a run is built from its config by Hydra, which only the command line knows. To
+# build it without Hydra would take a second copy of Hydra's instantiate; a registered entry point would be the same
+# name in another file, which installations older than it lack.
 LOAD_RUN = "mola_lightning.cli.loading:load_run"
 
 

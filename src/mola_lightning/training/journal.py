@@ -13,6 +13,7 @@ from lightning.pytorch.loggers.logger import Logger
 
 from mola_lightning.core import RunFolderError
 from mola_lightning.core.files import atomic_write, read_journal
+from mola_lightning.core.run_files import JOURNAL, METRICS
 
 
 class MetricsJournal(Logger):
@@ -28,7 +29,7 @@ class MetricsJournal(Logger):
     def __init__(self, folder: Path | str) -> None:
         super().__init__()
         self.folder = Path(folder)
-        self.path = self.folder / "metrics.jsonl"
+        self.path = self.folder / JOURNAL
         self._file: Any = None
 
     @property
@@ -114,7 +115,7 @@ class MetricsJournal(Logger):
     def write_csv(self) -> Path:
         """Rewrite metrics.csv from the journal; a torn last line, left by a kill, is passed over."""
         rows = list(read_journal(self.path))
-        target = self.folder / "metrics.csv"
+        target = self.folder / METRICS
         first = ["epoch", "step"]
         columns = first + sorted({key for row in rows for key in row} - set(first))
         with atomic_write(target) as file:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mola_lightning.core import Task
 from mola_lightning.core.files import atomic_write
+from mola_lightning.core.run_files import SUMMARY
 
 PACKAGES = (
     "mola-lightning",
@@ -71,7 +72,7 @@ def _git(folder: Path, *command: str) -> str:
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> Path:
     """Write summary.json into the run folder."""
-    path = folder / "summary.json"
+    path = folder / SUMMARY
     with atomic_write(path) as file:
         json.dump(summary, file, indent=1, ensure_ascii=False)
         file.write("\n")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mola_lightning.analysis.page.markup import Markup, element
 from mola_lightning.core.files import read_journal
+from mola_lightning.core.run_files import JOURNAL
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 190, 52, 12, 10, 34  # units of the picture
 POINTS = 80  # of a line, at most: a page may hold hundreds of curves
@@ -26,7 +27,7 @@ def validation_lines(folder: Path, metrics: Mapping[str, str]) -> dict[str, Line
         Name -> line: the score that the best epoch was chosen by; before it, where all tasks have the same
         metric, each task's own. Empty when nothing was validated.
     """
-    rows = [row for row in read_journal(folder / "metrics.jsonl") if isinstance(row.get("epoch"), int)]
+    rows = [row for row in read_journal(folder / JOURNAL) if isinstance(row.get("epoch"), int)]
     keys = {task: f"val/{task}/{metric}" for task, metric in metrics.items()} if len(set(metrics.values())) == 1 else {}
     lines = {name: _line(rows, key) for name, key in (keys | {"score": SCORE}).items()}
     return {name: line for name, line in lines.items() if line}

@@ -8,7 +8,8 @@ from typing import Any
 from mola_lightning.analysis.cells import MISSING
 from mola_lightning.analysis.page.curve import line_class, validation_curve, validation_lines
 from mola_lightning.analysis.page.markup import NOTHING, Markup, element, joined
-from mola_lightning.analysis.runs import CONFIG, ERROR, Run, number
+from mola_lightning.analysis.runs import Run, number
+from mola_lightning.core.run_files import CONFIG, ERROR
 
 LONGEST = 50_000  # characters of a file that are shown
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from mola_lightning.cli.folders import PRUNED
+from mola_lightning.core.run_files import PRUNED
 from mola_lightning.training.callbacks import TrialPruning
 
 STORAGE, STUDY, TRIAL = "MOLA_SEARCH_STORAGE", "MOLA_SEARCH_STUDY", "MOLA_SEARCH_TRIAL"

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mola_lightning.core import ConfigError, RunFolderError
 from mola_lightning.core.files import atomic_write
+from mola_lightning.core.run_files import BEST, CHECKPOINTS, SUMMARY
 from mola_lightning.training.checkpoints import load_checkpoint
 from mola_lightning.training.growing import OldRows, check_growth, grow, rest_norms
 
@@ -39,7 +40,7 @@ class AddedTasks(Callback):
         """Copy the base and freeze it, before there is an optimiser."""
         if self.base is None:
             raise ConfigError("to which run are tasks to be added? Say base_run=<folder of a finished run>")
-        checkpoint = load_checkpoint(self.base / "checkpoints" / "best.ckpt")
+        checkpoint = load_checkpoint(self.base / CHECKPOINTS / BEST)
         self._old = list(checkpoint["tasks"])
         self._new = check_growth(pl_module, self._old)
         if stage != "fit":  # a test by itself, of a run that was trained before
@@ -63,7 +64,7 @@ class AddedTasks(Callback):
         if not (trainer.is_global_zero and self._old and self.base is not None):
             return
         try:
-            before = json.loads((self.base / "summary.json").read_text(encoding="utf-8"))["test"]
+            before = json.loads((self.base / SUMMARY).read_text(encoding="utf-8"))["test"]
         except (OSError, ValueError, KeyError) as error:
             raise RunFolderError(f"{self.base} has no test results to compare with: {error}") from error
         monitors = {task.name: task.monitor for task in pl_module.tasks}

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mola_lightning.core import ConfigError, RunFolderError, seed_of
 from mola_lightning.core.errors import positive_int, require
-from mola_lightning.training.checkpoints import LAST
+from mola_lightning.core.run_files import LAST
 from mola_lightning.training.finite import TrainingDiverged
 from mola_lightning.training.journal import MetricsJournal
 from mola_lightning.training.signals import StopSignals
