@@ -227,15 +227,16 @@ def test_torch_alone_runs_it(
     assert Path("exploded").exists()
 
 
-# Of ResNet, ConvNeXt, ViT, Swin, CoaT, MobileNetV3, MobileViT, EfficientNet-lite and PoolFormer of timm, as they were traced.
+# Of timm's ResNet, ConvNeXt, ViT, Swin, CoaT, MobileNetV3, MobileViT, EfficientNet-lite, PoolFormer, as torch traces them.
 TRACED = (
-    "adaptive_avg_pool2d.default add.Tensor add_.Tensor alias.default avg_pool2d.default batch_norm.default cat.default "
-    "contiguous.default conv1d.default conv2d.default dropout.default expand.default flatten.using_ints gelu.default "
-    "group_norm.default hardsigmoid.default hardswish_.default hardtanh_.default index.Tensor layer_norm.default "
-    "linear.default matmul.default max_pool2d.default mean.dim mul.Tensor pad.default permute.default relu_.default "
-    "reshape.default roll.default scaled_dot_product_attention.default select.int silu.default silu_.default "
-    "slice.Tensor softmax.int split_with_sizes.default squeeze.dim stack.default sub.Tensor sym_size.int transpose.int "
-    "unbind.int unsqueeze.default upsample_bilinear2d.vec view.default"
+    "adaptive_avg_pool2d.default add.Tensor add_.Tensor alias.default avg_pool2d.default batch_norm.default "
+    "cat.default contiguous.default conv1d.default conv2d.default dropout.default expand.default "
+    "flatten.using_ints gelu.default group_norm.default hardsigmoid.default hardswish_.default "
+    "hardtanh_.default index.Tensor layer_norm.default linear.default matmul.default max_pool2d.default "
+    "mean.dim mul.Tensor pad.default permute.default relu_.default reshape.default roll.default "
+    "scaled_dot_product_attention.default select.int silu.default silu_.default slice.Tensor softmax.int "
+    "split_with_sizes.default squeeze.dim stack.default sub.Tensor sym_size.int transpose.int unbind.int "
+    "unsqueeze.default upsample_bilinear2d.vec view.default "
 )
 
 
