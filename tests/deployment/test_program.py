@@ -227,7 +227,7 @@ def test_torch_alone_runs_it(
     assert Path("exploded").exists()
 
 
-# Of timm's ResNet, ConvNeXt, ViT, Swin, CoaT, MobileNetV3, MobileViT, EfficientNet-lite, PoolFormer, as torch traces them.
+# Of timm's ResNet, ConvNeXt, ViT, Swin, CoaT, MobileNetV3, MobileViT, EfficientNet-lite and PoolFormer.
 TRACED = (
     "adaptive_avg_pool2d.default add.Tensor add_.Tensor alias.default avg_pool2d.default batch_norm.default "
     "cat.default contiguous.default conv1d.default conv2d.default dropout.default expand.default "
