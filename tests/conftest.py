@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 import torch
 
+# Here already: a conftest further down may import who reads them before any hook is called.
+os.environ.update(MPLBACKEND="Agg", WANDB_MODE="offline", WANDB_SILENT="true", HF_HUB_OFFLINE="1")
 CACHE = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 LOCAL_NAMES = {"", "localhost", "ip6-localhost", "0.0.0.0", "::", "::1", socket.gethostname()}
 
@@ -25,13 +27,7 @@ LOCAL_NAMES = {"", "localhost", "ip6-localhost", "0.0.0.0", "::", "::1", socket.
 def pytest_configure(config: pytest.Config) -> None:
     """Settings that must stand before test modules, and what they import, are loaded."""
     cache = config.stash[CACHE] = tempfile.TemporaryDirectory(prefix="mola-tests-", ignore_cleanup_errors=True)
-    os.environ.update(
-        XDG_CACHE_HOME=cache.name,
-        MPLBACKEND="Agg",
-        WANDB_MODE="offline",
-        WANDB_SILENT="true",
-        HF_HUB_OFFLINE="1",
-    )
+    os.environ["XDG_CACHE_HOME"] = cache.name
     torch.set_num_threads(1)
 
 

@@ -286,6 +286,12 @@ def test_projections() -> None:
         project(line, "umap")
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of numbers: files of figures appear, and drawing them, most of the time, is left out."""
+    monkeypatch.setattr("mola_lightning.analysis.plots.style.write", lambda figure, file, kind, name: file.write(b"-"))
+
+
 def test_every_look_writes_numbers_and_figures(experts_that_differ: Any, source: TensorSource, tmp_path: Path) -> None:
     here = subject(experts_that_differ, source, tmp_path)
     for name in LOOKS:
@@ -307,6 +313,7 @@ def test_every_look_writes_numbers_and_figures(experts_that_differ: Any, source:
         take(here, "nothing")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_runs_side_by_side(source: TensorSource, tmp_path: Path) -> None:
     shape = (1, 2, 2)
     modules = [MultiTaskModule(source.tasks, HPS(source.tasks, create_small_resnet, shape)) for _ in range(2)]
@@ -336,6 +343,7 @@ def experts_for_all(experts_that_differ: Any, source: TensorSource) -> Any:
     return module.eval()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_routing_side_by_side(
     experts_that_differ: Any, experts_for_all: Any, source: TensorSource, tmp_path: Path
 ) -> None:
@@ -364,6 +372,7 @@ def test_conflict_has_a_panel_for_each_group_of_parameters(source: TensorSource,
     assert all(f"<!-- {group} -->" in svg for group in groups)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_images_that_have_all_tasks(tmp_path: Path) -> None:
     """A router cannot tell their tasks apart: what would compare them is left out, and it is said why."""
     tasks, count = [Task("a", 2), Task("b", 2)], 12
