@@ -60,7 +60,7 @@ def step(module: MultiTaskModule, data: MultiTaskDataModule) -> None:
 GROUPS = sorted({path.relative_to(CONF).parts[0] for path in CONF.rglob("*.yaml") if path.parent != CONF})
 
 
-@pytest.mark.parametrize("override", every(*(group for group in GROUPS if group not in ("hydra", "router"))))
+@pytest.mark.parametrize("override", every(*(group for group in GROUPS if group not in ("hydra", "router", "sweep"))))
 def test_it_composes_and_resolves(override: str, compose_config: Compose) -> None:
     config = compose_config(override)
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

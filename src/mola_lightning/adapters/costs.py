@@ -30,7 +30,7 @@ class Prices:
 
 
 PRICES = {
-    "cpu": Prices(call=8_000_000, product=2_000_000, touch=14, touch_rows=90, stream=44, reread=0, unfold=70),
+    "cpu": Prices(call=8_000_000, product=2_000_000, touch=14, touch_rows=110, stream=44, reread=0, unfold=70),
     "cuda": Prices(
         call=700_000_000, product=700_000_000, touch=300, touch_rows=1500, stream=170, reread=170, unfold=1000
     ),
