@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.export.pt2_archive import PT2ArchiveWriter
 
-from mola_lightning.core import RunFolderError
+from mola_lightning.core import ConfigError, RunFolderError
 from mola_lightning.deployment import load_program
 from mola_lightning.deployment.graphs import trace
-from mola_lightning.deployment.program import write_program
+from mola_lightning.deployment.program import program_content
 from mola_lightning.deployment.program_graph import check_operator
 
 SHAPE = (3, 8, 8)
@@ -50,7 +50,7 @@ def small() -> nn.Module:
 def archive(small: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Archive:
     """The entries of a file of ours, without those that its writer makes."""
     path = tmp_path_factory.mktemp("program") / "small.pt2"
-    write_program(trace(small, torch.rand(2, *SHAPE), "small"), path)
+    path.write_bytes(program_content(trace(small, torch.rand(2, *SHAPE), "small"), "small"))
     with zipfile.ZipFile(path) as file:
         entries = {name.partition("/")[2]: file.read(name) for name in file.namelist()}
     return {name: content for name, content in entries.items() if name != "byteorder" and not name.startswith(".data")}
@@ -155,6 +155,19 @@ def name_of_a_value(program: dict[str, Any]) -> None:
 
 
 @graph
+def keyword_as_a_name(program: dict[str, Any]) -> None:
+    nodes(program)[0]["name"] = "lambda"
+
+
+@graph
+def another_weight(program: dict[str, Any]) -> None:
+    """Of which there is no tensor."""
+    for spec in program["graph_module"]["signature"]["input_specs"]:
+        if "parameter" in spec:
+            spec["parameter"]["parameter_name"] = "absent"
+
+
+@graph
 def name_of_a_weight(program: dict[str, Any]) -> None:
     weight = next(
         spec["parameter"] for spec in program["graph_module"]["signature"]["input_specs"] if "parameter" in spec
@@ -188,7 +201,8 @@ HOSTILE = {
     "the operator 'torch.ops.aten.from_file.default'": graph(partial(function, "torch.ops.aten.from_file.default")),
     "the operator 'torch.ops.aten.relu.__call__'": graph(partial(function, "torch.ops.aten.relu.__call__")),
     "the function 'torch.ops.mkldnn": graph(partial(function, "torch.ops.mkldnn._linear_pointwise.default")),
-    "the name": name_of_a_value,
+    'the name "x = ': name_of_a_value,
+    "the name 'lambda'": keyword_as_a_name,
     "as parameter_name": name_of_a_weight,
     "the container 'collections.defaultdict'": graph(
         partial(tree, "collections.defaultdict", {"default_factory_module": "os", "default_factory_name": "abort"})
@@ -246,6 +260,15 @@ def test_operators_of_common_networks_are_known() -> None:
     check_operator("_operator.mul")
 
 
+def test_a_graph_that_would_be_refused_is_not_written() -> None:
+    class Rounds(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.special.bessel_j0(images)
+
+    with pytest.raises(ConfigError, match=r"graph of rounds holds the operator .*bessel_j0.*use format=onnx"):
+        program_content(trace(Rounds(), torch.rand(2, *SHAPE), "rounds"), "rounds")
+
+
 def test_damaged_files(archive: Archive, tmp_path: Path) -> None:
     path = write(archive, tmp_path / "small.pt2")
     content = path.read_bytes()
@@ -259,6 +282,10 @@ def test_damaged_files(archive: Archive, tmp_path: Path) -> None:
     path.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(RunFolderError, match="damaged"):
         load_program(path)
+    entries = dict(archive)
+    another_weight(entries)
+    with pytest.raises(RunFolderError, match="damaged, or not one of ours"):
+        load_program(write(entries, tmp_path / "other.pt2"))
     for name in set(archive) - {"archive_format", "archive_version"}:  # which the writer of the test adds
         path = write({other: content for other, content in archive.items() if other != name}, tmp_path / "less.pt2")
         with pytest.raises(RunFolderError, match=r"less\.pt2"):

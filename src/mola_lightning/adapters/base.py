@@ -25,7 +25,7 @@ class AdaptedLayer(nn.Module, ABC):
     weight: nn.Parameter
     bias: nn.Parameter | None
     channel_dim: int  # axis of the output channels
-    grouped_products: bool = False  # whether ``run_groups`` calls matrix products, not convolutions
+    grouped_products: bool = False  # whether ``run_groups`` always calls matrix products
     groups: int = 1
 
     def _attach(
@@ -51,7 +51,8 @@ class AdaptedLayer(nn.Module, ABC):
         return tuple(self.weight.shape[2:]) if self.weight.ndim == 4 else (1, 1)
 
     def delta(self, expert: int | None = None) -> Tensor:
-        """Delta_e of the weight's shape, scaled by alpha / rank; of all experts, (E, *weight.shape), when None.
+        """Delta_e of the weight's shape, scaled by alpha / rank; of all experts, (E, *weight.shape), when None. It may
+        be a parameter itself: not to be written into.
 
         Raises:
             ConfigError: for an expert that does not exist.
@@ -112,7 +113,9 @@ class AdaptedLayer(nn.Module, ABC):
 
     @abstractmethod
     def add_up(self, y: Tensor, codes: Tensor, up: Tensor) -> Tensor:
-        """Y plus each row's codes times its own up (B, O, M)."""
+        """Y, which no backward pass reads and which may be written over, plus each row's codes times its own up
+        (B, O, M).
+        """
 
     @abstractmethod
     def positions(self, x: Tensor) -> int:

@@ -57,7 +57,7 @@ class CheckpointBoundary(nn.Module):
         return nullcontext(), _StatisticsStand(self.inner)
 
     def _rebind(self, mixing: Mixing, weights: Tensor | None, expert_ids: Tensor | None, *args: Tensor) -> Tensor:
-        with self.scope.bind(Mixing(mixing.num_experts, weights, expert_ids, mixing.group_sizes)):
+        with self.scope.bind(Mixing(mixing.num_experts, weights, expert_ids, mixing.group_sizes, mixing.row_counts)):
             return self.inner(*args)
 
 

@@ -73,9 +73,9 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
         if single and layout(x) == torch.channels_last:
             pixels = x.permute(0, 2, 3, 1)
             y = grouped_linear(pixels.flatten(0, 2), weights.flatten(2), sizes, x.shape[2] * x.shape[3])
-            y = y.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
-        else:
-            y = grouped_conv2d(x, weights, sizes, self.stride, padding, self.dilation, self.groups)
+            y = y if bias is None else y.add_(bias.to(y.dtype))  # before it is a view, which sums would copy
+            return y.view(*pixels.shape[:3], self.out_channels).permute(0, 3, 1, 2)
+        y = grouped_conv2d(x, weights, sizes, self.stride, padding, self.dilation, self.groups)
         return y if bias is None else y.add_(bias.to(y.dtype)[:, None, None])
 
     def unfold(self, x: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Prices:
-    """What counts like multiply-adds on a kind of device; fitted to the plans of each layer shape timed one by one
-    (``make bench ARGS=--layers``).
+    """What counts like multiply-adds on a kind of device. The CPU's are fitted to plans timed layer by
+    layer (``make bench ARGS=--layers``), CUDA's to whole steps.
 
     Attributes:
         call: one more call of a convolution.

@@ -49,13 +49,15 @@ class MergedRows(Plan):
     family = "merged"
 
     def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
-        return not mixing.hard and mixing.rows > 0 and not torch.compiler.is_compiling()
+        return not mixing.hard and not torch.compiler.is_compiling()
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
         rows = prices_of(layer.weight).touch_rows
         return PlanCost(0.0, mixing.rows * layer.weight.numel() * (layer.num_experts + rows))
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
+        if not mixing.rows:
+            return layer.run(x, layer.weight, layer.bias)
         deltas = layer.kind.delta(layer).flatten(1)
         weights = torch.addmm(layer.weight.flatten(), mixing.dense_weights(deltas), deltas)
         return layer.run_rows(x, weights.view(-1, *layer.weight.shape), layer.bias)

@@ -21,8 +21,8 @@ def grouped_linear(x: Tensor, weights: Tensor, sizes: Tensor, times: int = 1) ->
     Args:
         x: (N, I).
         weights: (E, O, I).
-        sizes: (E,) int64 on the host, images of each group.
-        times: rows of x that each image has.
+        sizes: (E,) int64 on the host, rows of the batch in each group.
+        times: rows of x for each of them.
     """
     rows = [size * times for size in sizes.tolist()]
     y = x.new_empty(x.shape[0], weights.shape[1])
@@ -33,7 +33,8 @@ def grouped_linear(x: Tensor, weights: Tensor, sizes: Tensor, times: int = 1) ->
 def _multiply(x: Tensor, weights: Tensor, y: Tensor, rows: Sequence[int]) -> None:
     """Write x (N, I) times each group's weight (E, I, O) into y (N, O)."""
     if min(rows) == max(rows):  # as in batches with as many rows of each task: one launch serves them all
-        torch.bmm(x.reshape(len(rows), rows[0], -1), weights, out=y.view(len(rows), rows[0], -1))
+        groups = (len(rows), rows[0])
+        torch.bmm(x.reshape(*groups, x.shape[1]), weights, out=y.view(*groups, y.shape[1]))
         return
     for own, weight, result in zip(x.split(rows), weights, y.split(rows), strict=True):
         torch.mm(own, weight, out=result)

@@ -57,7 +57,7 @@ class AdaptedLinear(AdaptedLayer, nn.Linear):
         tokens = _tokens(x)
         y = grouped_linear(*in_one_precision(tokens.flatten(0, 1), weights), sizes, tokens.shape[1])
         y = y if bias is None else y.add_(bias.to(y.dtype))
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], self.out_features)
 
     def run_up(self, codes: Tensor, up: Tensor) -> Tensor:
         """Codes up^T."""
@@ -80,7 +80,7 @@ class AdaptedLinear(AdaptedLayer, nn.Linear):
     def add_shared_up(self, y: Tensor, codes: Tensor, up: Tensor) -> Tensor:
         """In the memory of y where it has a token axis."""
         if y.ndim == 3:
-            return self.add_up(y, codes, up.expand(len(y), -1, -1))
+            return self.add_up(y, codes, up.to(y.dtype).expand(len(y), -1, -1))
         return super().add_shared_up(y, codes, up)
 
     def mix(self, every: Tensor, weights: Tensor) -> Tensor:

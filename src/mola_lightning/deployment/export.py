@@ -8,7 +8,14 @@ from typing import Any
 from mola_lightning.core import Task
 from mola_lightning.core.errors import one_of, require
 from mola_lightning.core.files import atomic_write
-from mola_lightning.deployment.artefact import README, begin_artefact, finish_artefact, listed_files, read_artefact
+from mola_lightning.deployment.artefact import (
+    README,
+    begin_artefact,
+    finish_artefact,
+    listed_files,
+    read_artefact,
+    write_bytes,
+)
 from mola_lightning.deployment.cards import artefact_card
 from mola_lightning.deployment.compose import compose
 from mola_lightning.deployment.deployable import Deployable
@@ -19,7 +26,7 @@ from mola_lightning.deployment.load import load_file
 from mola_lightning.deployment.model_folder import save_model, weights_of
 from mola_lightning.deployment.plain import SUFFIX as PLAIN_SUFFIX
 from mola_lightning.deployment.plain import loading_lines, plain_network, write_plain
-from mola_lightning.deployment.program import write_program
+from mola_lightning.deployment.program import program_content
 from mola_lightning.training.summary import versions
 
 # Entries by task, files, and what else the manifest says.
@@ -116,6 +123,9 @@ def _export_graphs(
         name: (trace(graph, deployable.example(2), f"{deployable.module.architecture.method}, {name}"), names)
         for name, (graph, names) in graphs_of(deployable, tasks).items()
     }
+    contents = {}
+    if format == "torch_export":
+        contents = {graph: program_content(program, graph) for graph, (program, _) in graphs.items()}
     begin_artefact(folder, keep)
     entries: dict[str, dict[str, Any]] = {}
     for graph, (program, names) in graphs.items():
@@ -123,7 +133,7 @@ def _export_graphs(
         if format == "onnx":
             write_onnx(program, names, folder / file)
         else:
-            write_program(program, folder / file)
+            write_bytes(folder / file, contents[graph])
         found = {name: {"file": file} for name in names}
         difference = _check(deployable, folder, format, found, names, 1e-4)
         entries |= {name: {**entry, "max_difference": difference} for name, entry in found.items()}

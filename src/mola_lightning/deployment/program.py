@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._export.verifier import SpecViolationError
 from torch.export.pt2_archive import PT2ArchiveWriter
 from torch.export.pt2_archive.constants import ARCHIVE_FORMAT_VALUE, ARCHIVE_VERSION_VALUE
 
-from mola_lightning.core import RunFolderError
+from mola_lightning.core import ConfigError, RunFolderError
 from mola_lightning.core.errors import first_line
-from mola_lightning.deployment.artefact import write_bytes
 from mola_lightning.deployment.program_graph import Refused, check_values, checked_graph
 
 GRAPH, EXAMPLES = "models/model.json", "data/sample_inputs/model.pt"
@@ -28,23 +28,36 @@ CONTAINER = (".data/version", ".data/serialization_id", "version", "byteorder")
 TENSOR = re.compile(r"(data/weights/weight|data/constants/tensor)_\d+")
 FAILURES = (
     zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, AttributeError,
-    AssertionError, NotImplementedError, EOFError, OSError, RecursionError,
+    AssertionError, NotImplementedError, EOFError, OSError, RecursionError, SpecViolationError,
 )  # fmt: skip
 
 
-def write_program(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write a graph for :func:`load_program` and ``torch.export.load``.
+def program_content(program: torch.export.ExportedProgram, what: str) -> bytes:
+    """A graph as a file for :func:`load_program` and ``torch.export.load``.
 
     The example that it was traced with is left out: it is the one thing that torch would pickle.
+
+    Args:
+        program: the graph.
+        what: its name, for the error.
+
+    Raises:
+        ConfigError: for a graph that :func:`load_program` would refuse.
     """
     program.example_inputs = None
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
-    write_bytes(path, buffer.getvalue())
+    try:
+        _checked(_entries(buffer.getvalue()))
+    except Refused as error:
+        raise ConfigError(
+            f"the graph of {what} holds {error}, which is not on the list of what load_program takes; use format=onnx"
+        ) from error
+    return buffer.getvalue()
 
 
 def load_program(path: Path | str, checksum: str | None = None) -> torch.export.ExportedProgram:
-    """Read what :func:`write_program` wrote, without running code from the file.
+    """Read what :func:`program_content` gave, without running code from the file.
 
     ``torch.export.load`` unpickles examples, tensors of unusual types and constants, loads compiled libraries and
     evaluates parts of the graph. Here the file is read once. What it may hold is a fixed list: tensors as bytes, their
@@ -72,8 +85,8 @@ def load_program(path: Path | str, checksum: str | None = None) -> torch.export.
         return torch.export.load(_archive(_checked(_entries(content))))
     except Refused as error:
         raise RunFolderError(
-            f"{path} is not loaded: it holds {error}. Such a file may run code of its own, and mola-export writes none "
-            "like it; export again, or take format=onnx"
+            f"{path} is not loaded: it holds {error}. Such a file may run code of its own, and mola-export on this "
+            "machine, with this torch, writes none like it; export again here, or take format=onnx"
         ) from error
     except FAILURES as error:
         raise RunFolderError(f"cannot read {path}: it is damaged, or not one of ours ({first_line(error)})") from error
@@ -99,9 +112,11 @@ def _checked(entries: dict[str, bytes]) -> dict[str, bytes]:
     if odd:
         raise Refused(f"the entries {', '.join(odd[:5])}")
     if any(entries[name] != mark for name, mark in MARKS.items()):
-        raise Refused("an archive of another version")
+        raise Refused(f"an archive of another version of torch's format than {ARCHIVE_VERSION_VALUE}")
     if entries["byteorder"] != sys.byteorder.encode():
-        raise ValueError(f"its tensors are {entries['byteorder'].decode()}-endian, and this machine is not")
+        raise Refused(
+            f"{entries['byteorder'].decode()[:10]}-endian tensors, and this machine is {sys.byteorder}-endian"
+        )
     _check_examples(entries[EXAMPLES])
     found = {name: entries[name] for name in entries if name in MARKS or TENSOR.fullmatch(name)}
     for folder, file in TENSORS.items():

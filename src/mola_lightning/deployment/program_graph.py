@@ -8,6 +8,7 @@ expression of sizes, a name.
 
 import ast
 import json
+import keyword
 import re
 from typing import Any
 
@@ -111,7 +112,7 @@ def _check_string(value: str, key: str) -> None:
             raise Refused(f"a tree of protocol {protocol!r}")
         _check_tree(tree)
     elif key in NAMES:
-        if value and not value.isidentifier():
+        if value and (not value.isidentifier() or keyword.iskeyword(value)):
             raise Refused(f"the name {value[:50]!r}")
     elif not (PATH if key in PATHS else WORD).fullmatch(value):
         raise Refused(f"{value[:50]!r} as {key}")

@@ -142,7 +142,9 @@ def load_temperatures(run: Path, checkpoint: Path, data_key: str, overrides: Seq
     if content.get("checkpoint") != file_digest(checkpoint):
         log.warning("%s is of another checkpoint than %s, and is not used; calibrate again", path, checkpoint)
         return {}
-    if content.get("data") != data_key:
+    if "data" not in content:
+        log.warning("%s does not say which data it was fitted on; it is used; calibrate again to be sure", path)
+    elif content["data"] != data_key:
         log.warning(
             "the temperatures of %s were fitted with other settings of the data (overrides there: %s; here: %s). They "
             "are used; where images are prepared otherwise, run mola-eval calibrate=true with these overrides, or say "

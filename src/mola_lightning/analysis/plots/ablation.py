@@ -8,7 +8,8 @@ from mola_lightning.analysis.plots.style import FONT, LINE_STYLES, MARKERS, PALE
 
 
 def ablation_curves(df: pd.DataFrame) -> Figure:
-    """A line for each method; values evenly spaced, mean over seeds, bars of one standard deviation.
+    """A line for each method, points alone where values are words; evenly spaced, mean over seeds, bars of one
+    standard deviation.
 
     Args:
         df: what :func:`mola_lightning.analysis.ablation.ablation` gives.
@@ -18,6 +19,7 @@ def ablation_curves(df: pd.DataFrame) -> Figure:
     figure = new_figure(max(3.4, 1.4 + 0.75 * len(values)), 2.9)
     axes = figure.subplots()
     methods = list(dict.fromkeys(df["method"]))
+    in_order = not any(isinstance(value, str) for value in values)
     for i, (method, rows) in enumerate(df.groupby("method", sort=False)):
         shift = 0.06 * (i - (len(methods) - 1) / 2)  # bars at the same value stay apart
         axes.errorbar(
@@ -26,7 +28,7 @@ def ablation_curves(df: pd.DataFrame) -> Figure:
             rows["std"].fillna(0),
             label=method,
             color=PALETTE[i % len(PALETTE)],
-            linestyle=LINE_STYLES[i % len(LINE_STYLES)],
+            linestyle=LINE_STYLES[i % len(LINE_STYLES)] if in_order else "none",
             marker=MARKERS[i % len(MARKERS)],
             capsize=3,
         )
