@@ -8,6 +8,7 @@ import pytest
 from mola_lightning.analysis.ablation import ablation
 from mola_lightning.analysis.plots import ablation_curves
 from mola_lightning.analysis.runs import Run
+from mola_lightning.analysis.tables import markdown_rows
 from mola_lightning.core import ConfigError
 
 
@@ -64,3 +65,11 @@ def test_only_a_value_that_stands_apart_is_cut_off_and_runs_without_the_option_a
     table = ablation(runs, "weight", values)
     assert table["method"].tolist() == ["hps_wide10", "twd", "twd"]
     assert [str(value) for value in table["value"]] == ["0", "0.5", "1"]
+
+
+def test_a_bar_in_a_value_begins_no_cell() -> None:
+    assert markdown_rows([["stages =", "a|b"], ["x", "1"]]).splitlines() == [
+        r"| stages = | a\|b |",
+        "| -------- | ---: |",
+        r"| x        |    1 |",
+    ]

@@ -54,6 +54,7 @@ def markdown_rows(rows: Sequence[Sequence[str]], words: int = 1) -> str:
         rows: cells of the header and of all rows, equally many.
         words: columns at the left that hold words; the others hold numbers, which stand on the right.
     """
+    rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]  # a bare one would begin another cell
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
     def line(row: Sequence[str]) -> str:
