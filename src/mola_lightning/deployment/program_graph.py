@@ -19,7 +19,8 @@ import torch
 NOT_CORE = frozenset({"as_strided", "empty", "empty_strided", "resize_", "_embedding_bag", "_local_scalar_dense"})
 MORE = frozenset(
     """
-    _assert_scalar _assert_tensor_metadata _upsample_bicubic2d_aa _upsample_bilinear2d_aa adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
+    _assert_scalar _assert_tensor_metadata _upsample_bicubic2d_aa _upsample_bilinear2d_aa
+    adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
     adaptive_max_pool2d addcdiv addcmul addmv all alpha_dropout argsort baddbmm batch_norm bernoulli broadcast_to
     celu channel_shuffle chunk clamp_max clamp_min clip contiguous conv1d conv2d conv3d conv_transpose1d
     conv_transpose2d cosine_similarity count_nonzero cross cumprod detach diag dot dropout einsum expand_as
