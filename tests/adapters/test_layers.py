@@ -276,6 +276,22 @@ def test_channels_last(kernel: int, plan: str, form: str) -> None:
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["rows", "channels last"])
+def test_gradients_of_several_losses_at_once(kernel: int, memory_format: torch.memory_format) -> None:
+    layer = adapt(nn.Conv2d(4, 6, kernel, padding=kernel // 2), plan="merged").to(memory_format=memory_format)
+    x = torch.randn(6, 4, 5, 5).double().to(memory_format=memory_format)
+    out = run(layer, x, mixing_of("even", 6)[0])
+    towards = torch.randn(3, *out.shape).double()
+    parameters = list(layer.parameters())
+    together = torch.autograd.grad(out, parameters, towards, retain_graph=True, is_grads_batched=True)
+    for i, direction in enumerate(towards):
+        for found, wanted in zip(
+            together, torch.autograd.grad(out, parameters, direction, retain_graph=True), strict=True
+        ):
+            torch.testing.assert_close(found[i], wanted, rtol=1e-10, atol=1e-10)
+
+
 def test_delta() -> None:
     layer = adapt(nn.Conv2d(4, 6, 3))
     assert layer.delta().shape == (EXPERTS, 6, 4, 3, 3)

@@ -38,11 +38,14 @@ def noisy(module: MultiTaskModule) -> MultiTaskModule:
 def module_of(method: str, tasks: Any = TASKS, backbone: Any = BACKBONE, **settings: Any) -> MultiTaskModule:
     torch.manual_seed(settings.pop("seed", 0))
     shape = settings.pop("shape", SHAPE)
+    reading = settings.pop("router", {})  # what else its router is made with
     mola = {"rank": 2, "alpha": 3, **settings}
     if method == "mola_grad":
         return MoLAGrad(tasks, backbone, shape, **mola)
     if method in ROUTERS:
-        return MoLARouter(tasks, backbone, shape, router=partial(ROUTERS[method], widths=(4, 8), blocks=1), **mola)
+        return MoLARouter(
+            tasks, backbone, shape, router=partial(ROUTERS[method], widths=(4, 8), blocks=1, **reading), **mola
+        )
     if method == "mola_uniform":
         adapter = partial(AdaptedBackbone, **mola)
         return MultiTaskModule(tasks, MoLA(tasks, backbone, UniformRouter, adapter, image_shape=shape))

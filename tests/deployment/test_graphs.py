@@ -39,6 +39,13 @@ def test_a_router_and_all_heads_are_one_graph(deployable: Make, tmp_path: Path) 
     assert_answers(tmp_path, model)
 
 
+def test_a_router_that_looks_at_smaller_images(deployable: Make, tmp_path: Path) -> None:
+    """Its resizing, with antialiasing, is an operator like the others."""
+    model = deployable("mola_router", prepared=ALIKE, router={"input_size": 8}, adapter={"target_modules": ["^layer2"]})
+    export(model, tmp_path, "torch_export")
+    assert_answers(tmp_path, model)
+
+
 @pytest.mark.soak
 def test_a_router_in_onnx(deployable: Make, tmp_path: Path) -> None:
     model = deployable("mola_router", prepared=ALIKE)

@@ -133,6 +133,19 @@ def test_what_it_refuses(trained: Path, photos: Path, command: Callable[..., Any
         assert "Traceback" not in outcome.err
 
 
+def test_an_interrupt_says_what_is_kept(
+    trained: Path, photos: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mola_lightning.cli.predict.predict_missing", interrupted)
+    outcome = command(main, f"run={trained / 'hps'}", f"input={photos}", "task=mnist")
+    assert outcome.code == 130
+    assert "images are done and kept; the same command goes on" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
 def test_runs_side_by_side(trained: Path, command: Callable[..., Any], tmp_path: Path) -> None:
     arguments = (str(trained), "--output", str(tmp_path / "T.md"), "--csv", str(tmp_path / "T.csv"))
     outcome = command(agnostic_main, *arguments)

@@ -69,14 +69,23 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
         """A convolution for each group; with channels last and one pixel, a matrix product on the pixels."""
         x, padding = self._pad_same(x)
         x, weights = in_one_precision(x, weights)
-        single = self.pointwise and self.groups == 1 and set(self.stride) == {1} and not any(padding)
-        if single and layout(x) == torch.channels_last:
+        if self._pixel_by_pixel and layout(x) == torch.channels_last:
             pixels = x.permute(0, 2, 3, 1)
             y = grouped_linear(pixels.flatten(0, 2), weights.flatten(2), sizes, x.shape[2] * x.shape[3])
             y = y if bias is None else y.add_(bias.to(y.dtype))  # before it is a view, which sums would copy
             return y.view(*pixels.shape[:3], self.out_channels).permute(0, 3, 1, 2)
         y = grouped_conv2d(x, weights, sizes, self.stride, padding, self.dilation, self.groups)
         return y if bias is None else y.add_(bias.to(y.dtype)[:, None, None])
+
+    @property
+    def _pixel_by_pixel(self) -> bool:
+        """Whether it is a matrix product on the pixels as they are."""
+        return self.pointwise and self.groups == 1 and set(self.stride) == {1} and not self._pads_a_pixel
+
+    @property
+    def _pads_a_pixel(self) -> bool:
+        """Whether a kernel of one pixel runs on more than its input: ``same`` adds nothing to it."""
+        return self._run_padding not in (0, (0, 0), "valid", "same")
 
     def unfold(self, x: Tensor) -> Tensor:
         """(B, I*kh*kw, positions): what the kernel reads at each output position."""
@@ -99,7 +108,7 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
 
     def row_codes(self, x: Tensor, down: Tensor) -> Tensor:
         """(B, M, positions) of a 1 x 1 kernel."""
-        if self._run_padding not in (0, (0, 0), "valid", "same"):
+        if self._pads_a_pixel:
             x = F.pad(x, self._reversed_padding_repeated_twice)
         sampled = x[:, :, :: self.stride[0], :: self.stride[1]]
         if layout(x) == torch.channels_last:
@@ -137,7 +146,7 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
 
     def regrouped_per_position(self) -> int:
         """Outputs and inputs; none where pixels follow each other, as they do on CUDA with channels last."""
-        if self.pointwise and self.weight.is_cuda:
+        if self._pixel_by_pixel and self.weight.is_cuda:
             return 0
         return self.out_channels + self.inputs_per_position()
 

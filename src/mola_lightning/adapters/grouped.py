@@ -110,6 +110,7 @@ def grouped_conv2d_backward(
     channel_groups: int,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x and of the weights."""
+    gradient = gradient.contiguous(memory_format=layout(x))
     settings = (None, stride, padding, dilation, False, [0, 0], channel_groups, [True, True, False])
     rows = sizes.tolist()
     of_x, of_weights = [], []
@@ -144,7 +145,6 @@ def _keep_conv2d(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _conv2d_gradients(ctx: Any, gradient: Tensor) -> tuple:
     x, weights, sizes = ctx.saved_tensors
-    gradient = gradient.contiguous(memory_format=layout(x))
     return *grouped_conv2d_backward(gradient, x, weights, sizes, *ctx.settings), None, None, None, None, None
 
 

@@ -73,12 +73,13 @@ def analyze(
     for subject in subjects:
         subject.label += f" ({subject.folder.parent.name})" if subject.label in twice else ""
     check_comparable(subjects)
+    opened = None if loggers is None else [loggers(run) for run in runs]  # first: looks take minutes
     found = {subject.label: {name: take(subject, name) for name in looks} for subject in subjects}
     if len(subjects) > 1:
         found["comparison"] = compare_runs(subjects, found, output or subjects[0].folder)
-    if loggers is not None:
-        for run, subject in zip(runs, subjects, strict=True):
-            log_results(loggers(run), found[subject.label], subject.step)
+    if loggers is not None and opened is not None:
+        for own, subject in zip(opened, subjects, strict=True):
+            log_results(own, found[subject.label], subject.step)
         if comparison := found.get("comparison"):
             log_results(loggers(runs[0]), comparison, subjects[0].step)
     return found

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -87,8 +88,15 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
+def _say_interrupted(interruption: BaseException, what: str) -> None:
+    """On stderr, with what the place that was interrupted has noted."""
+    notes = getattr(interruption, "__notes__", [])
+    Console(stderr=True).print(". ".join([what, *notes]), soft_wrap=True, markup=False)
+
+
 def command(function: Callable[..., Any]) -> Callable[..., None]:
-    """Entry point: what a user can mend becomes a message and exit code 1; anything else keeps its traceback.
+    """Entry point: what a user can mend becomes a message and exit code 1, Ctrl-C a message and 130; anything else
+    keeps its traceback.
 
     With HYDRA_FULL_ERROR=1 in the environment everything keeps its traceback.
     """
@@ -108,9 +116,13 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
             show_error(message)
             sys.exit(1)
         except RunInterrupted as interruption:
-            notes = getattr(interruption, "__notes__", [])
-            Console(stderr=True).print(". ".join([str(interruption), *notes]), soft_wrap=True, markup=False)
+            _say_interrupted(interruption, str(interruption))
             sys.exit(128 + interruption.signum)
+        except KeyboardInterrupt as interruption:
+            if debug:
+                raise
+            _say_interrupted(interruption, "interrupted")
+            sys.exit(128 + signal.SIGINT)
         finally:
             if before is None:
                 del os.environ["HYDRA_FULL_ERROR"]

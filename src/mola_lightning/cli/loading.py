@@ -60,7 +60,8 @@ def load_config(run: Path, overrides: Sequence[str] | None = None) -> Any:
     """The config of a run; arguments and errors as of :func:`load_run`."""
     config = run / CONFIG
     if not config.is_file():
-        raise RunFolderError(f"{run} is no run folder: it has no {CONFIG}. Give the folder that mola-train printed.")
+        why = f"it has no {CONFIG}" if run.is_dir() else f"there is no such folder, and so no {CONFIG}"
+        raise RunFolderError(f"{run} is no run folder: {why}. Give the folder that mola-train printed.")
     cfg: Any = OmegaConf.load(config)
     OmegaConf.set_struct(cfg, True)
     try:

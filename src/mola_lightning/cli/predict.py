@@ -98,14 +98,19 @@ def predict(
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
         left = sum(map(len, table.missing()))
         bar = progress.add_task("images", total=len(inputs.paths), completed=len(inputs.paths) - left)
-        predict_missing(
-            answers,
-            ImageFiles(inputs, transforms),
-            table,
-            data.eval_batch_size if batch_size is None else batch_size,
-            data.num_workers if num_workers is None else num_workers,
-            lambda images: progress.advance(bar, images),
-        )
+        try:
+            predict_missing(
+                answers,
+                ImageFiles(inputs, transforms),
+                table,
+                data.eval_batch_size if batch_size is None else batch_size,
+                data.num_workers if num_workers is None else num_workers,
+                lambda images: progress.advance(bar, images),
+            )
+        except KeyboardInterrupt as interruption:
+            kept = len(inputs.paths) - sum(map(len, table.missing()))
+            interruption.add_note(f"{kept} of {len(inputs.paths)} images are done and kept; the same command goes on")
+            raise
     return Predicted(len(inputs.paths), table.finish())
 
 
