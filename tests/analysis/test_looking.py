@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mola_lightning.analysis.comparing import check_comparable, compare_runs
 from mola_lightning.analysis.embedding import project
 from mola_lightning.analysis.forced import fixed_mixing
-from mola_lightning.analysis.gradients import conflict_summary, conflict_table
+from mola_lightning.analysis.gradients import conflict_over_seeds, conflict_summary, conflict_table
 from mola_lightning.analysis.looks import LOOKS, take
 from mola_lightning.analysis.sampling import task_batches
 from mola_lightning.analysis.similarity import cka_between_tasks, features_as_each_task, features_as_themselves
@@ -185,6 +185,21 @@ def test_conflict_of_each_stage(source: TensorSource, tmp_path: Path) -> None:
     assert summary["mean_magnitude_similarity"].to_dict() == pytest.approx(
         {"all shared": 2 * math.sqrt(20) / 12, "stem": 1, "output": 0.6}
     )
+
+
+def test_several_runs_spread_as_their_means_do() -> None:
+    def run(*cosines: float) -> pd.DataFrame:
+        rows = [("stem", k, "a", "b", cosine, 0.5) for k, cosine in enumerate(cosines)]
+        columns = ["group", "batch", "task_a", "task_b", "cosine", "magnitude_similarity"]
+        return conflict_summary(pd.DataFrame(rows, columns=columns))
+
+    row = conflict_over_seeds([run(0.5, 0.5), run(-0.3, 0.1)]).loc["stem"]
+    assert row["mean_cosine"] == pytest.approx(0.2)
+    assert row["std_cosine"] == pytest.approx(0.6 / math.sqrt(2))  # of 0.5 and -0.1, not of batches
+    assert row["share_negative"] == 0.25
+    assert row["std_negative"] == pytest.approx(0.5 / math.sqrt(2))
+    assert (row["mean_magnitude_similarity"], row["std_magnitude_similarity"], row["pairs"]) == (0.5, 0.0, 4)
+    assert np.isnan(conflict_over_seeds([run(0.5, 0.1)]).loc["stem", "std_cosine"])
 
 
 def test_groups_cover_all_shared_parameters(source: TensorSource) -> None:

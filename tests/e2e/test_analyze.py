@@ -55,11 +55,16 @@ def test_all_looks_into_a_run(copies: Path, command: Callable[..., Any]) -> None
 
 
 def test_the_mechanism_in_figures(copies: Path, tmp_path: Path) -> None:
+    shutil.copytree(copies / "hps", copies / "hps_again")
     drawn = draw_mechanism(load_runs([copies]), tmp_path / "figures")
     names_drawn = ["conflict_runs", "routing_mixing", "routing_scatter"]  # no run of mola_grad: no exchanged experts
     assert [path.stem for path in drawn] == names_drawn
     assert all(path.stat().st_size for path in drawn)
     assert names(tmp_path / "figures", ".png") == names(tmp_path / "figures", ".svg") == set(names_drawn)
+    table = pd.read_csv(tmp_path / "figures" / "conflict_runs.csv", index_col=["run", "group"])
+    whole = table.xs("all shared", level="group")
+    assert list(whole.index) == ["hps, 2 seeds", "mola, seed 0"]
+    assert whole["std_cosine"].iloc[0] == 0  # the same run twice
     assert draw_mechanism([], tmp_path / "none") == []
 
 

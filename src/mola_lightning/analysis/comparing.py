@@ -49,7 +49,7 @@ def compare_runs(
     tables = {subject.label: found[subject.label]["conflict"].table for subject in subjects if "conflict" in looks}
     known = {label: table for label, table in tables.items() if table is not None}
     if len(known) > 1:
-        results["conflict"] = _conflict(known, folder)
+        results["conflict"] = compare_conflict(known, folder)
     routed = {s.label: found[s.label]["routing"] for s in subjects if "routing" in looks}
     routed = {label: result for label, result in routed.items() if result.mixing is not None}
     if len(routed) > 1:
@@ -59,7 +59,13 @@ def compare_runs(
     return results
 
 
-def _conflict(tables: Mapping[str, pd.DataFrame], folder: Path) -> Result:
+def compare_conflict(tables: Mapping[str, pd.DataFrame], folder: Path) -> Result:
+    """``conflict_runs``: conflict by stage, a line for each table.
+
+    Args:
+        tables: label -> what the look at a run gave, or :func:`conflict_over_seeds` made of several.
+        folder: where results go.
+    """
     path = folder / "conflict_runs.csv"
     with atomic_write(path) as file:
         pd.concat(tables, names=["run"]).to_csv(file)

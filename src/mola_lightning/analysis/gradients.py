@@ -1,6 +1,6 @@
 """Conflict between the task gradients of a trained model, over batches and by part of the network."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 import torch
@@ -11,6 +11,12 @@ from mola_lightning.analysis.conflict import cosine_matrix, magnitude_similarity
 from mola_lightning.analysis.sampling import move, task_batches
 from mola_lightning.analysis.stages import parameter_groups
 from mola_lightning.analysis.subject import Subject
+
+SPREADS = {  # column of a summary -> of its standard deviation
+    "mean_cosine": "std_cosine",
+    "share_negative": "std_negative",
+    "mean_magnitude_similarity": "std_magnitude_similarity",
+}
 
 
 def conflict_table(subject: Subject) -> pd.DataFrame:
@@ -77,3 +83,21 @@ def conflict_summary(table: pd.DataFrame) -> pd.DataFrame:
             "pairs": groups.size(),
         }
     )
+
+
+def conflict_over_seeds(summaries: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """One table of several runs of a method: the mean of each column, and the spread of the runs' means.
+
+    Args:
+        summaries: of each run, see :func:`conflict_summary`.
+
+    Returns:
+        The same columns, ``pairs`` summed; ``std_cosine``, ``std_negative`` and ``std_magnitude_similarity`` are
+        standard deviations over runs, NaN of a single run.
+    """
+    groups = pd.concat(summaries).groupby(level=0, sort=False)
+    table = groups.mean()
+    table["pairs"] = groups["pairs"].sum()
+    for column, spread in SPREADS.items():
+        table[spread] = groups[column].std()
+    return table

@@ -6,11 +6,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 
 from mola_lightning.analysis import Run, load_runs
-from mola_lightning.analysis.comparing import check_comparable, compare_runs
+from mola_lightning.analysis.comparing import check_comparable, compare_conflict
+from mola_lightning.analysis.gradients import conflict_over_seeds
 from mola_lightning.analysis.looks import take
+from mola_lightning.analysis.subject import Subject
 from mola_lightning.cli.analyze import subject_of
 from mola_lightning.cli.errors import command
 from mola_lightning.core import RunFolderError
@@ -26,27 +29,38 @@ def draw_mechanism(runs: Sequence[Run], folder: Path) -> list[Path]:
     Numbers stay in the ``analysis`` folders of the runs. A look whose methods are not there is left out.
 
     Args:
-        runs: finished runs on one data set; of each method the one with the lowest seed is looked into.
+        runs: finished runs on one data set. Conflict is that of all seeds of a method, the other looks are of the
+            lowest seed.
         folder: where the figures go; created if missing.
 
     Returns:
         The PNG files written; an SVG lies beside each.
     """
-    first: dict[str, Path] = {}
-    for run in sorted((run for run in runs if run.state == "done"), key=lambda run: run.seed):
-        first.setdefault(run.method, run.folder)
-    subjects = {method: subject_of(first[method]) for method in METHODS if method in first}
+    done = sorted((run for run in runs if run.state == "done"), key=lambda run: run.seed)
+    subjects = {method: [subject_of(run.folder) for run in done if run.method == method] for method in METHODS}
+    subjects = {method: seeds for method, seeds in subjects.items() if seeds}
     drawn = []
     if len(subjects) > 1:
-        check_comparable(list(subjects.values()))
-        found = {subject.label: {"conflict": take(subject, "conflict")} for subject in subjects.values()}
-        compared = compare_runs(list(subjects.values()), found, folder)
-        drawn += [path for result in compared.values() for path in result.files if path.suffix == ".png"]
+        check_comparable([subject for seeds in subjects.values() for subject in seeds])
+        tables = {_label(method, seeds): _conflict(seeds) for method, seeds in subjects.items()}
+        known = {label: table for label, table in tables.items() if table is not None}
+        if known:
+            drawn += [path for path in compare_conflict(known, folder).files if path.suffix == ".png"]
     for look, (method, figures) in LOOKS.items():
         if method in subjects:
-            written = {path.stem: path for path in take(subjects[method], look).files}
+            written = {path.stem: path for path in take(subjects[method][0], look).files}
             drawn += [_copy(written[name], folder) for name in figures if name in written]
     return drawn
+
+
+def _label(method: str, seeds: Sequence[Subject]) -> str:
+    return f"{method}, {len(seeds)} seeds" if len(seeds) > 1 else seeds[0].label
+
+
+def _conflict(seeds: Sequence[Subject]) -> pd.DataFrame | None:
+    """Of one run as it is, of several by seeds; None where tasks share no parameter."""
+    tables = [table for subject in seeds if (table := take(subject, "conflict").table) is not None]
+    return conflict_over_seeds(tables) if len(tables) > 1 else next(iter(tables), None)
 
 
 def _copy(figure: Path, folder: Path) -> Path:
@@ -60,7 +74,7 @@ def main() -> None:
     """Draw them, and say how long it took."""
     parser = argparse.ArgumentParser(
         prog="python -m mola_lightning.cli.mechanism",
-        description="Conflict, routing and exchanged experts of hps, mola_grad and mola_router, of the lowest seed.",
+        description="Conflict over all seeds of hps, mola_grad and mola_router; routing and exchanged experts of one.",
     )
     parser.add_argument("folder", type=Path, help="a folder that holds runs of them")
     parser.add_argument("--figures", type=Path, required=True, metavar="DIR", help="where the figures go")

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mola_lightning.analysis.gradients import SPREADS
 from mola_lightning.analysis.plots.style import FONT, LINE_STYLES, MARKERS, PALETTE, legend_below, new_figure, tidy
 
 PANELS = {
@@ -22,7 +23,8 @@ def conflict_by_stage(runs: Mapping[str, pd.DataFrame]) -> Figure:
     """Three panels, a line for each run: mean cosine, share of opposed pairs, magnitude similarity of each group.
 
     Args:
-        runs: label -> table with a row for each group of parameters, as :func:`conflict_summary` gives it.
+        runs: label -> table with a row for each group of parameters, as :func:`conflict_summary` gives it of a run, and
+            :func:`conflict_over_seeds` of several.
     """
     groups = list(dict.fromkeys(group for table in runs.values() for group in table.index))
     figure = new_figure(max(7.5, 3 * (0.36 * len(groups) + 1.0)), 3.0 + 0.25 * (len(runs) > 1))
@@ -46,7 +48,8 @@ def conflict_by_stage(runs: Mapping[str, pd.DataFrame]) -> Figure:
 def _line(axes: Axes, name: str, table: pd.DataFrame, column: str, i: int, shift: float) -> None:
     scale = 100.0 if column == "share_negative" else 1.0
     values = scale * table[column].to_numpy(dtype=float)
-    spread = np.nan_to_num(table["std_cosine"].to_numpy(dtype=float)) if column == "mean_cosine" else None
+    known = SPREADS[column] in table
+    spread = scale * np.nan_to_num(table[SPREADS[column]].to_numpy(dtype=float)) if known else None
     axes.errorbar(
         np.arange(len(table)) + shift,
         values,
