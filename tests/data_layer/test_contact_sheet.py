@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mola_lightning.core import DataError, Task
 from mola_lightning.data import DenseDataset, ImageTransforms, InMemoryDataset, Manifest, ManifestDataset, Normalize
-from mola_lightning.data.contact_sheet import draw_contact_sheet, draw_dense_sheet, first_rows
+from mola_lightning.data.contact_sheet import draw_contact_sheet, draw_dense_sheet, shown_rows
 from mola_lightning.data.dense import depth_task, normals_task, segmentation_task
 
 SIZE = 16
@@ -64,9 +64,18 @@ def test_images_of_several_tasks_stand_in_each_ones_row(photos: list[Path]) -> N
     photos[0].write_bytes(b"x")
     targets = {"one": (np.arange(4), np.zeros(4, int)), "two": (np.array([2, 3]), np.zeros(2, int))}
     data = ManifestDataset(TASKS, Manifest([str(p) for p in photos], targets), ImageTransforms(SIZE))
-    assert first_rows(data, 2) == {"one": [1, 2], "two": [2, 3]}
+    assert shown_rows(data, 2) == {"one": [1, 2], "two": [2, 3]}
     shown = tiles(draw_contact_sheet(data, per_task=2, scale=1), 2, 2)
     assert np.array_equal(shown[0, 1], shown[1, 0])
+
+
+def test_classes_take_turns_where_labels_are_known(photos: list[Path]) -> None:
+    order = [1, 1, 0, 2, 0]
+    targets = {"one": (np.arange(5), np.array(order)), "two": (np.array([5, 6]), np.zeros(2, int))}
+    tasks = (Task("one", 3), Task("two", 2))
+    data = ManifestDataset(tasks, Manifest([str(photos[0])] * 7, targets), ImageTransforms(SIZE))
+    assert shown_rows(data, 4) == {"one": [2, 0, 3, 4], "two": [5, 6]}
+    assert shown_rows(data, 9)["one"] == [2, 0, 3, 4, 1]
 
 
 def test_images_in_memory(pictures: Tensor) -> None:

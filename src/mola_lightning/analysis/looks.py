@@ -1,7 +1,7 @@
 """The looks into a trained model, each as files: what was measured, and figures of it."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,9 +131,14 @@ def _routing_numbers(mixing: Any, ids: Any) -> dict[str, tuple[str, Any]]:
         "entropy_bits": ("entropy of the mean usage (bits)", found["entropy_bits"]),
         "row_entropy_bits": ("mean entropy of an image's mixture (bits)", float(routing.row_entropy(mixing).mean())),
         "effective_experts": ("effective experts", found["effective_experts"]),
-        "dead_experts": ("dead experts", " ".join(map(str, routing.dead_experts(mixing))) or "none"),
+        "dead_experts": ("dead experts", _named(routing.dead_experts(mixing))),
         "silhouette": ("silhouette of tasks in mixing space", routing.silhouette(mixing, ids)),
     }
+
+
+def _named(experts: Sequence[int]) -> str:
+    """Which they are: one alone could be taken for their number."""
+    return f"number{'s' * (len(experts) > 1)} {', '.join(map(str, experts))}" if experts else "none"
 
 
 def experts(subject: Subject) -> Result:

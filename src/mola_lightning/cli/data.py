@@ -20,11 +20,11 @@ from rich.table import Table
 from mola_lightning.cli.data_report import (
     absent_classes,
     files_state,
-    first_images,
     load_splits,
     made_here,
     regime_name,
     size_table,
+    some_images,
 )
 from mola_lightning.cli.errors import command, explain
 from mola_lightning.core import ConfigError, DataError
@@ -187,16 +187,17 @@ def describe(arguments: argparse.Namespace, console: Console) -> bool:
     console.print(f"regime: {data.regime.value}; images as the model sees them (C, H, W): {data.image_shape}")
     if cut := data.source.record().get("cut"):
         parts = ", ".join(f"{split} {part:.0%}" for split, part in cut["fractions"].items())
-        console.print(f"cut from the published training images: {parts} (seed {cut['seed']})")
+        which = "all" if "test" in cut["fractions"] else "the training"
+        console.print(f"cut from {which} images: {parts} (seed {cut['seed']})")
     if wanted == "true":
-        picture = first_images(datasets["train"], data.image_shape)
+        picture = some_images(datasets["train"], data.image_shape)
         if picture is None:
             console.print(f"no picture: images of {data.image_shape[0]} channels cannot be shown")
             return True
         place = Path(mine.get("output") or f"{arguments.name}.png")
         with atomic_write(place, "wb") as file:
             picture.save(file, format="PNG")
-        console.print(f"first training images: {place}", soft_wrap=True)
+        console.print(f"training images, some of each task: {place}", soft_wrap=True)
     return True
 
 
@@ -218,7 +219,7 @@ def verify(arguments: argparse.Namespace, console: Console) -> bool:
         for sentence in absent_classes(datasets):
             console.print(sentence, soft_wrap=True)
     if count:
-        console.print(f"{count:,} files, {len(bad):,} of them not sound")
+        console.print(f"{count:,} files, {f'{len(bad):,} of them not sound' if bad else 'all sound'}")
     elif made_here(data.source):
         console.print(f"{arguments.name} is made here, not read from files: its cache is sound")
     else:

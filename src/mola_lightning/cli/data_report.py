@@ -1,4 +1,4 @@
-"""What ``mola-data`` shows of a data set: its sizes, the classes that a split lacks, and its first images."""
+"""What ``mola-data`` shows of a data set: its sizes, the classes that a split lacks, and some of its images."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -62,7 +62,7 @@ def absent_classes(datasets: Mapping[Split, TaskDataset]) -> list[str]:
     return found
 
 
-def first_images(dataset: TaskDataset, image_shape: tuple[int, int, int]) -> Image.Image | None:
+def some_images(dataset: TaskDataset, image_shape: tuple[int, int, int]) -> Image.Image | None:
     """A contact sheet of what fits the data set; None where its images have channels that no screen shows."""
     channels, height, _ = image_shape
     if channels not in CHANNELS:

@@ -20,6 +20,9 @@ from mola_lightning.cli.hints import similar_keys, similar_options
 from mola_lightning.core import MolaError
 from mola_lightning.training.signals import RunInterrupted
 
+# From here on Hydra's message about a name that is not there helps nobody who was told a name that is.
+INNER_WORKINGS = re.compile(r"\nConfig search path:|\nKey '.*' is not in struct")
+
 
 def setup_logging() -> None:
     """Our messages and everyone's warnings to stderr, once."""
@@ -66,15 +69,10 @@ def explain(error: BaseException) -> str | None:
     if ours is not None:
         return " ".join([_message(ours), *getattr(ours, "__notes__", [])])
     if isinstance(error, HydraException):
-        because = [str(cause) for cause in causes(error.__cause__)][:1]
-        return "\n".join(
-            [
-                *similar_keys(error),
-                *similar_options(error),
-                str(error),
-                *(text for text in because if text not in str(error)),
-            ]
-        )
+        hints = [*similar_keys(error), *similar_options(error)]
+        because = [str(cause) for cause in causes(error.__cause__)][: 0 if hints else 1]
+        said = INNER_WORKINGS.split(str(error))[0].strip() if hints else str(error)
+        return "\n".join([*hints, said, *(text for text in because if text not in said)])
     if isinstance(error, RuntimeError) and (worker := re.match(r"DataLoader worker \(pid.*", str(error))):
         return (
             f"{worker.group().rstrip('. ')}. Usually the memory did not suffice: fewer workers (data.num_workers) or a "

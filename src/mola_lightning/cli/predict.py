@@ -29,10 +29,13 @@ SHOWN = 10  # bad images that are listed on the screen
 
 
 class Predicted(NamedTuple):
-    """How many inputs there were, and (image, reason) of those that could not be read."""
+    """How many inputs there were, (image, reason) of those that could not be read, and how many inputs an earlier call
+    had dealt with.
+    """
 
     images: int
     bad: list[tuple[str, str]]
+    before: int = 0
 
 
 def predict(
@@ -96,8 +99,8 @@ def predict(
     table = PartedTable(output, ["image", *answers.columns], answers.numbers, key, len(inputs.paths), overwrite)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
-        left = sum(map(len, table.missing()))
-        bar = progress.add_task("images", total=len(inputs.paths), completed=len(inputs.paths) - left)
+        before = len(inputs.paths) - sum(map(len, table.missing()))
+        bar = progress.add_task("images", total=len(inputs.paths), completed=before)
         try:
             predict_missing(
                 answers,
@@ -111,7 +114,7 @@ def predict(
             kept = len(inputs.paths) - sum(map(len, table.missing()))
             interruption.add_note(f"{kept} of {len(inputs.paths)} images are done and kept; the same command goes on")
             raise
-    return Predicted(len(inputs.paths), table.finish())
+    return Predicted(len(inputs.paths), table.finish(), before)
 
 
 def _job(cfg: DictConfig) -> None:
@@ -127,10 +130,13 @@ def _job(cfg: DictConfig) -> None:
     settings: dict[str, Any] = {str(key): cfg[key] for key in cfg if key not in ("run", "input", "output", "overrides")}
     found = predict(Path(cfg.run), str(cfg.input), Path(cfg.output), overrides=list(cfg.overrides), **settings)
     console = Console()
+    if found.before:
+        console.print(f"{found.before} of {found.images} images were dealt with before, by the same command")
     console.print(f"{found.images - len(found.bad)} images predicted", soft_wrap=True)
     if found.bad:
         reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(r for _, r in found.bad).items())
-        console.print(f"{len(found.bad)} images could not be read ({reasons}):", soft_wrap=True)
+        images = "1 image" if len(found.bad) == 1 else f"{len(found.bad)} images"
+        console.print(f"{images} could not be read ({reasons}):", soft_wrap=True)
         for image, reason in found.bad[:SHOWN]:
             console.print(f"  {image}: {reason}", soft_wrap=True, markup=False, highlight=False)
         if len(found.bad) > SHOWN:

@@ -159,7 +159,7 @@ class BuiltImages(Source):
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
     def contact_sheet(self, per_task: int = 16, scale: int = 2) -> Image.Image:
-        """The first training images as the model sees them, a row a task; see :func:`draw_contact_sheet`."""
+        """Training images as the model sees them, a row a task; see :func:`draw_contact_sheet`."""
         return draw_contact_sheet(self.dataset("train"), per_task, scale)
 
     def write_contact_sheet(self, path: str | Path, per_task: int = 16) -> Path:

@@ -1,4 +1,4 @@
-"""A look at the data: the first images of each task, side by side, or the first images above their targets."""
+"""A look at the data: some images of each task, side by side, or the first images above their targets."""
 
 import colorsys
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,9 @@ def write_sheet(sheet: Image.Image, path: str | Path) -> Path:
 
 
 def draw_contact_sheet(dataset: TaskDataset, per_task: int = 16, scale: int = 2) -> Image.Image:
-    """The first images of each task as the model sees them at evaluation: a row a task, with its name.
+    """Images of each task as the model sees them at evaluation: a row a task, with its name.
+
+    They are the first ones; of each class in turn, where a row has one task and its labels are known.
 
     Images are shown as they were before they were normalised, where the dataset tells how (``normalizer``) and that
     gives numbers in 0..1; others are spread from black to white, each by itself. One that cannot be read is grey.
@@ -53,7 +55,7 @@ def draw_contact_sheet(dataset: TaskDataset, per_task: int = 16, scale: int = 2)
     positive_int("scale", scale)
     error: DataError | None = None
     found: dict[str, list[Tensor | None]] = {}
-    for name, rows in first_rows(dataset, per_task).items():
+    for name, rows in shown_rows(dataset, per_task).items():
         found[name] = []
         for row in rows:
             try:
@@ -71,11 +73,13 @@ def draw_contact_sheet(dataset: TaskDataset, per_task: int = 16, scale: int = 2)
     return _sheet(lines, per_task, scale)
 
 
-def first_rows(dataset: TaskDataset, per_task: int) -> dict[str, list[int]]:
-    """The first rows that have a target of each task."""
+def shown_rows(dataset: TaskDataset, per_task: int) -> dict[str, list[int]]:
+    """The first rows that have a target of each task, or the first of each class in turn."""
     ids = dataset.task_ids()
     if ids is not None:
-        return {task.name: np.flatnonzero(ids == t)[:per_task].tolist() for t, task in enumerate(dataset.tasks)}
+        labels = dataset.labels() or {}
+        own = {task.name: np.flatnonzero(ids == t) for t, task in enumerate(dataset.tasks)}
+        return {name: _by_turns(rows, labels.get(name))[:per_task].tolist() for name, rows in own.items()}
     found: dict[str, list[int]] = {task.name: [] for task in dataset.tasks}
     for row in range(min(len(dataset), LOOKED_AT * per_task)):
         try:
@@ -88,6 +92,16 @@ def first_rows(dataset: TaskDataset, per_task: int) -> dict[str, list[int]]:
         if all(len(rows) == per_task for rows in found.values()):
             break
     return found
+
+
+def _by_turns(rows: np.ndarray, labels: Tensor | None) -> np.ndarray:
+    """The rows in the order: first of each class, second of each class, ..."""
+    if labels is None or labels.ndim != 1 or len(labels) != len(rows):
+        return rows
+    by_class = np.argsort(labels.numpy(), kind="stable")
+    classes = labels.numpy()[by_class]
+    turn = np.arange(len(rows)) - np.searchsorted(classes, classes)
+    return rows[by_class[np.argsort(turn, kind="stable")]]
 
 
 def _picture(dataset: TaskDataset, row: int) -> Tensor:
