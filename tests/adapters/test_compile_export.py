@@ -53,6 +53,30 @@ def test_export_soft(kind: str, strict: bool) -> None:
         assert_close(program(*inputs), backbone(*inputs))
 
 
+class Tokens(nn.Module):
+    """Pixels as tokens, a linear layer for each."""
+
+    num_features = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Linear(3, self.num_features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(images.flatten(2).transpose(1, 2)).mean(1)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_export_of_tokens(strict: bool) -> None:
+    backbone, rows = AdaptedBackbone(Tokens(), 3, rank=2).eval(), torch.export.Dim("rows", min=2)
+    nn.init.normal_(backbone.net.proj.lora_B)
+    shapes = {"images": {0: rows}, "routing": {0: rows}}
+    program = torch.export.export(backbone, batch(4), dynamic_shapes=shapes, strict=strict).module()
+    for size in (2, 5):
+        inputs = batch(size)
+        assert_close(program(*inputs), backbone(*inputs))
+
+
 @pytest.mark.parametrize("strict", [True, False])
 def test_export_hard(strict: bool) -> None:
     backbone, rows = make(), torch.export.Dim("rows", min=2)

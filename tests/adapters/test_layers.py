@@ -9,6 +9,7 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from mola_lightning.adapters import AdaptedConv2d, AdaptedConv2dSame, AdaptedLayer, AdaptedLinear, Mixing, MixingScope
+from mola_lightning.adapters.plan import Plan
 from mola_lightning.adapters.plans import PLANS
 
 EXPERTS = 3
@@ -239,6 +240,55 @@ def test_gradients(layer_type: str, plan: str, form: str, kind: str) -> None:
 
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(function, (x, *weights, *layer.parameters()))
+
+
+LAYERS = {
+    "conv 3 x 3": (nn.Conv2d(4, 6, 3, padding=1), (4, 5, 7)),
+    "conv 2 x 3, stride": (nn.Conv2d(4, 6, (2, 3), stride=(1, 2), padding=(0, 1), bias=False), (4, 5, 6)),
+    "conv 1 x 1": (nn.Conv2d(4, 6, 1), (4, 3, 3)),
+    "linear": (nn.Linear(4, 6), (5, 4)),
+}
+EACH_PLAN = [
+    (plan, name, form)
+    for plan in PLANS
+    for name, (base, _) in LAYERS.items()
+    for form in FORMS
+    if plan.available(adapt(base), mixing_of(form, rows_of(form, 4))[0])
+]
+
+
+@pytest.mark.parametrize(
+    ("plan", "name", "form"), EACH_PLAN, ids=lambda part: part if isinstance(part, str) else type(part).__name__
+)
+def test_every_plan_has_the_gradients_of_the_definition(plan: Plan, name: str, form: str) -> None:
+    """To all that it depends on; first and second ones, by one loss and by several at once."""
+    base, shape = LAYERS[name]
+    layer = adapt(base)
+    x = torch.randn(rows_of(form, 4), *shape).double().requires_grad_()
+    mixing, weights = mixing_of(form, len(x))
+    inputs = [x, *layer.parameters()]
+    if form == "soft":
+        inputs.append(weights.requires_grad_())
+
+    def defined() -> Tensor:
+        rows = []
+        for row, own in zip(x, weights, strict=True):
+            weight = layer.weight + torch.einsum("e,e...->...", own, layer.delta())
+            rows.append(layer.run(row[None], weight, layer.bias))
+        return torch.cat(rows)
+
+    out, wanted = plan.run(layer, x, mixing), defined()
+    towards = torch.randn(2, *out.shape).double()
+    several = torch.autograd.grad(out, inputs, towards, retain_graph=True, is_grads_batched=True)
+    found, known = (torch.autograd.grad(y, inputs, towards[0], create_graph=True) for y in (out, wanted))
+    for one, batched, other in zip(found, several, known, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(batched[0], other, rtol=1e-10, atol=1e-10)
+    twice, expected = (
+        torch.autograd.grad(sum((g * g).sum() for g in first), inputs, allow_unused=True) for first in (found, known)
+    )
+    for one, other in zip(twice, expected, strict=True):
+        torch.testing.assert_close(torch.zeros(()) if one is None else one, torch.zeros(()) if other is None else other)
 
 
 @pytest.mark.parametrize(("plan", "form"), PLANS_AND_FORMS)

@@ -45,3 +45,11 @@ def test_nothing_counts_outside_the_context() -> None:
         pass
     torch.randn(2, 2) @ torch.randn(2, 2)
     assert counted.total == 0
+
+
+def test_forward_passes_in_inference_mode_count_too() -> None:
+    """There convolutions and linear layers come as they were called, not as what they are made of."""
+    net = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.Flatten(), nn.Linear(3 * 4 * 4, 5))
+    with torch.inference_mode(), MultiplyAdds() as counted:
+        net(torch.randn(2, 2, 6, 6))
+    assert counted.total == 2 * (3 * 2 * 9 * 16 + 48 * 5)

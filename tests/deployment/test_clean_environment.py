@@ -29,7 +29,8 @@ for absent in ("mola_lightning", "lightning", "hydra", "omegaconf", "torchmetric
 {lines}
 given = torch.load("given.pt", weights_only=True)
 with torch.no_grad():
-    difference = float((net((given["images"] - given["mean"]) / given["std"]) - given["wanted"]).abs().max())
+    difference = (net((given["images"] - given["mean"]) / given["std"]) - given["wanted"]).abs().max()
+    difference = float(difference / given["wanted"].abs().max())
 print(difference)
 """
 

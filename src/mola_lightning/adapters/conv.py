@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mola_lightning.adapters.base import AdaptedLayer
+from mola_lightning.adapters.columns import Columns, KernelReads
 from mola_lightning.adapters.grouped import grouped_conv2d, grouped_linear, in_one_precision, layout
 from mola_lightning.adapters.scope import MixingScope
 
@@ -120,7 +121,7 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
         codes = codes.flatten(2).to(y.dtype)
         if layout(y) == torch.channels_last:  # written as such, or all that follows would have to turn it around
             pixels = torch.baddbmm(_pixels(y), codes.transpose(1, 2), up.transpose(1, 2))
-            return pixels.view(len(y), *y.shape[2:], -1).permute(0, 3, 1, 2)
+            return pixels.view(y.shape[0], *y.shape[2:], -1).permute(0, 3, 1, 2)
         return torch.baddbmm(y.flatten(2), up, codes).view_as(y)
 
     def add_shared_up(self, y: Tensor, codes: Tensor, up: Tensor) -> Tensor:
@@ -128,21 +129,35 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
         if y.device.type == "cpu" or layout(y) != torch.channels_last:
             return super().add_shared_up(y, codes, up)
         pixels = torch.addmm(_pixels(y).flatten(0, 1), _pixels(codes).flatten(0, 1).to(y.dtype), up.t())
-        return pixels.view(len(y), *y.shape[2:], -1).permute(0, 3, 1, 2)
+        return pixels.view(y.shape[0], *y.shape[2:], -1).permute(0, 3, 1, 2)
 
     def mix(self, every: Tensor, weights: Tensor) -> Tensor:
         """(B, E, O, h, w), (B, E) -> (B, O, h, w)."""
         return torch.einsum("beohw,be->bohw", every, weights)
 
+    def columns(self, x: Tensor) -> Tensor:
+        """(I*kh*kw, positions*B): what the kernel reads at each output position of each row."""
+        x, padding = self._pad_same(x)
+        return Columns.apply(x, KernelReads(x.shape, self.kernel_size, self.stride, padding, self.dilation))
+
+    def of_columns(self, y: Tensor, x: Tensor) -> Tensor:
+        """(O, positions*B) -> (B, O, h, w), with the bias."""
+        y = y if self.bias is None else y.add_(self.bias.to(y.dtype)[:, None])
+        return y.view(len(y), *self._sides(x), len(x)).permute(3, 0, 1, 2).contiguous()
+
     def positions(self, x: Tensor) -> int:
         """B times output pixels."""
+        h, w = self._sides(x)
+        return x.shape[0] * h * w
+
+    def _sides(self, x: Tensor) -> tuple[int, int]:
         sides = []
         for axis in (0, 1):
             pad = self._run_padding if isinstance(self._run_padding, (int, str)) else self._run_padding[axis]
             reach = self.dilation[axis] * (self.weight.shape[2 + axis] - 1)
             around = reach if pad == "same" else 0 if pad == "valid" else 2 * pad
             sides.append((x.shape[2 + axis] + around - reach - 1) // self.stride[axis] + 1)
-        return x.shape[0] * sides[0] * sides[1]
+        return sides[0], sides[1]
 
     def regrouped_per_position(self) -> int:
         """Outputs and inputs; none where pixels follow each other, as they do on CUDA with channels last."""

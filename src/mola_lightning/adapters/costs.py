@@ -18,6 +18,8 @@ class Prices:
         stream: to write or read, and back-propagate, one number of an activation.
         reread: to read one number of the input once more, beside the base layer, and to add to its gradient.
         unfold: to copy one number of an input into the patches that a kernel reads, and to add its gradient back.
+        column: the same with patches as columns of one matrix, and to read them for products with few rows.
+        kernel: what a convolution takes for each number of its kernel that a matrix product does not.
     """
 
     call: float
@@ -27,12 +29,32 @@ class Prices:
     stream: float
     reread: float
     unfold: float
+    column: float
+    kernel: float
 
 
 PRICES = {
-    "cpu": Prices(call=8_000_000, product=2_000_000, touch=14, touch_rows=110, stream=44, reread=0, unfold=70),
+    "cpu": Prices(
+        call=8_000_000,
+        product=2_000_000,
+        touch=14,
+        touch_rows=110,
+        stream=44,
+        reread=0,
+        unfold=70,
+        column=135,
+        kernel=160,
+    ),
     "cuda": Prices(
-        call=700_000_000, product=700_000_000, touch=300, touch_rows=1500, stream=170, reread=170, unfold=1000
+        call=700_000_000,
+        product=700_000_000,
+        touch=300,
+        touch_rows=1500,
+        stream=170,
+        reread=170,
+        unfold=1000,
+        column=1000,
+        kernel=0,
     ),
 }
 

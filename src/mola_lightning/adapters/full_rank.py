@@ -25,8 +25,9 @@ class Merged(Plan):
         o, ik, _ = weight_sizes(layer)
         inner = layer.rank * layer.kernel[0] if layer.kind.low_rank else 0
         prices = prices_of(layer.weight)
-        begun = prices.product if layer.grouped_products else prices.call
-        fixed = len(mixing.present) * (o * ik * (inner + prices.touch) + begun)
+        begun, again = (prices.product, 0.0) if layer.grouped_products else (prices.call, prices.kernel * o * ik)
+        present = len(mixing.present)
+        fixed = present * (o * ik * (inner + prices.touch) + begun) + max(present - 1, 0) * again
         return PlanCost(prices.stream * layer.regrouped_per_position(), fixed)
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:

@@ -59,6 +59,15 @@ def grouped_linear_backward(
     return of_x, of_weights
 
 
+def _linear_backward_in_parts(
+    gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor, times: int
+) -> tuple[Tensor, Tensor]:
+    """The same by operations that torch can differentiate once more."""
+    rows = [size * times for size in sizes.tolist()]
+    parts = list(zip(gradient.split(rows), x.split(rows), weights, strict=True))
+    return torch.cat([given @ weight for given, _, weight in parts]), torch.stack([g.t() @ own for g, own, _ in parts])
+
+
 @grouped_linear_backward.register_fake
 def _(gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor, times: int) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(weights)
@@ -110,8 +119,16 @@ def grouped_conv2d_backward(
     channel_groups: int,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x and of the weights."""
+    return _conv2d_backward_in_parts(gradient, x, weights, sizes, stride, padding, dilation, channel_groups)
+
+
+def _conv2d_backward_in_parts(
+    gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor, *settings: Any
+) -> tuple[Tensor, Tensor]:
+    """What the operation does; by itself torch can differentiate it once more."""
+    *geometry, channel_groups = settings
     gradient = gradient.contiguous(memory_format=layout(x))
-    settings = (None, stride, padding, dilation, False, [0, 0], channel_groups, [True, True, False])
+    settings = (None, *geometry, False, [0, 0], channel_groups, [True, True, False])
     rows = sizes.tolist()
     of_x, of_weights = [], []
     for given, own, weight in zip(gradient.split(rows), x.split(rows), weights, strict=True):
@@ -132,7 +149,10 @@ def _keep_linear(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _linear_gradients(ctx: Any, gradient: Tensor) -> tuple:
-    return *grouped_linear_backward(gradient.contiguous(), *ctx.saved_tensors, ctx.times), None, None
+    # with gradients on, those of the gradients are wanted (create_graph)
+    backward = _linear_backward_in_parts if torch.is_grad_enabled() else grouped_linear_backward
+    x, weights, sizes = ctx.saved_tensors
+    return *backward(gradient.contiguous(), x, weights, sizes, ctx.times), None, None
 
 
 grouped_linear.register_autograd(_linear_gradients, setup_context=_keep_linear)
@@ -145,7 +165,8 @@ def _keep_conv2d(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _conv2d_gradients(ctx: Any, gradient: Tensor) -> tuple:
     x, weights, sizes = ctx.saved_tensors
-    return *grouped_conv2d_backward(gradient, x, weights, sizes, *ctx.settings), None, None, None, None, None
+    backward = _conv2d_backward_in_parts if torch.is_grad_enabled() else grouped_conv2d_backward
+    return *backward(gradient, x, weights, sizes, *ctx.settings), None, None, None, None, None
 
 
 grouped_conv2d.register_autograd(_conv2d_gradients, setup_context=_keep_conv2d)

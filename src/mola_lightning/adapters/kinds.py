@@ -48,8 +48,8 @@ class Parametrisation(ABC):
         """N, in how many equal blocks of the flat kernel (I*kh*kw) the first factor is used."""
         return 1
 
-    def factor(self, layer: "AdaptedLayer") -> Tensor:
-        """(E, M / N, I*kh*kw / N): the first factor of one block."""
+    def factor(self, layer: "AdaptedLayer", experts: Sequence[int] | None = None) -> Tensor:
+        """(len(experts), M / N, I*kh*kw / N): the first factor of one block."""
         raise TypeError(f"{type(self).__name__} has no low-rank factors")
 
     def down(self, layer: "AdaptedLayer", experts: Sequence[int] | None = None) -> Tensor:
@@ -118,8 +118,8 @@ class Reshaped(Parametrisation):
     def blocks(self, layer: "AdaptedLayer") -> int:
         return layer.kernel[0]
 
-    def factor(self, layer: "AdaptedLayer") -> Tensor:
-        return layer.lora_A
+    def factor(self, layer: "AdaptedLayer", experts: Sequence[int] | None = None) -> Tensor:
+        return _pick(layer.lora_A, experts)
 
     def down(self, layer: "AdaptedLayer", experts: Sequence[int] | None = None) -> Tensor:
         a, kh = _pick(layer.lora_A, experts), layer.kernel[0]
@@ -157,8 +157,8 @@ class Factorised(Parametrisation):
     def width(self, layer: "AdaptedLayer") -> int:
         return layer.rank
 
-    def factor(self, layer: "AdaptedLayer") -> Tensor:
-        return layer.lora_A.flatten(2)
+    def factor(self, layer: "AdaptedLayer", experts: Sequence[int] | None = None) -> Tensor:
+        return _pick(layer.lora_A, experts).flatten(2)
 
     def down(self, layer: "AdaptedLayer", experts: Sequence[int] | None = None) -> Tensor:
         return _pick(layer.lora_A, experts)

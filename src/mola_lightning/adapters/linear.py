@@ -79,8 +79,8 @@ class AdaptedLinear(AdaptedLayer, nn.Linear):
 
     def add_shared_up(self, y: Tensor, codes: Tensor, up: Tensor) -> Tensor:
         """In the memory of y where it has a token axis."""
-        if y.ndim == 3:
-            return self.add_up(y, codes, up.to(y.dtype).expand(len(y), -1, -1))
+        if y.ndim == 3:  # not len(y), which would fix the number of rows in a graph
+            return self.add_up(y, codes, up.to(y.dtype).expand(y.shape[0], -1, -1))
         return super().add_shared_up(y, codes, up)
 
     def mix(self, every: Tensor, weights: Tensor) -> Tensor:

@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from mola_lightning.adapters.costs import PlanCost, prices_of
-from mola_lightning.adapters.plan import Plan, factors_apply, weight_sizes
+from mola_lightning.adapters.plan import AUTO, Plan, factors_apply, weight_sizes
 from mola_lightning.adapters.scope import Mixing
+
+COPIES = 5  # convolutions that cost as much to begin as what copies columns or patches and reads them
+POINTWISE_SHARE = 0.4  # of what a convolution loses on its kernel where that is a matrix already
 
 if TYPE_CHECKING:
     from mola_lightning.adapters.base import AdaptedLayer
@@ -28,9 +31,10 @@ class LowRankSoft(Plan):
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
         o, ik, m = weight_sizes(layer)
         prices, codes = prices_of(layer.weight), layer.num_experts * m
-        return PlanCost(
-            codes * (ik + o) + prices.stream * (o + 2 * codes) + prices.reread * layer.inputs_per_position()
-        )
+        touched = prices.stream * (o + 2 * codes) + prices.reread * layer.inputs_per_position()
+        # when traced, to read the number of positions would fix it in the graph, so nothing may cost by the batch
+        fixed = 0.0 if torch.compiler.is_compiling() else prices.kernel * codes * (ik + o)
+        return PlanCost(codes * (ik + o) + touched, fixed)
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         y = layer.run(x, layer.weight, layer.bias)
@@ -55,7 +59,7 @@ class LowRankHard(Plan):
         picked = 0 if layer.pointwise else m
         prices = prices_of(layer.weight)
         touched = prices.stream * (o + m * made + picked) + prices.reread * layer.inputs_per_position()
-        return PlanCost(m * (ik * made + o) + touched)
+        return PlanCost(m * (ik * made + o) + touched, 0.0 if layer.pointwise else prices.kernel * m * made * ik)
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         y = layer.run(x, layer.weight, layer.bias)
@@ -69,36 +73,50 @@ class LowRankHard(Plan):
         return layer.add_up(y, codes, mixing.of_rows(up))
 
 
-class UnfoldedSoft(Plan):
-    """As ``LowRankSoft``, over the patches that the kernel reads (im2col), copied out once.
+class ByColumns(Plan):
+    """The base layer and the codes of all experts as products with the columns that the kernel reads (im2col).
 
     The blocks of the flat kernel share their factors, so there is no multiplication by the zeros that a convolution
-    with ``down`` has in all blocks but one. For small maps: patches are K times as large as the input.
+    with ``down`` has in all blocks but one. On small maps products are also faster than the base convolution, whose
+    library turns the kernel around at every call. Hard mixing takes the codes of a row's other experts times zero.
+
+    Of no family that can be asked for: in those of two factors the base layer runs as it would without experts, bit for
+    bit.
     """
 
-    family = "low_rank"
+    family = AUTO
 
     def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
-        return not mixing.hard and _unfolds(layer)
+        return factors_apply(layer) and layer.weight.ndim == 4 and not torch.compiler.is_compiling()
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
         o, ik, m = weight_sizes(layer)
-        prices, codes = prices_of(layer.weight), layer.num_experts * m
-        made = ik // layer.kind.blocks(layer)
-        return PlanCost(codes * (made + o) + prices.stream * (o + 2 * codes) + prices.unfold * ik)
+        prices, codes = prices_of(layer.weight), len(mixing.present) * m
+        saved = POINTWISE_SHARE * prices.kernel if layer.pointwise else prices.kernel
+        made = codes * (ik // layer.kind.blocks(layer) + o)
+        return PlanCost(
+            made + prices.stream * (o + 2 * codes) + prices.column * ik,
+            COPIES * prices.call - saved * layer.weight.numel(),
+        )
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
-        y = layer.run(x, layer.weight, layer.bias)
-        patches, factor = _patches(layer, x)
-        codes = (factor.flatten(0, 1) @ patches).unflatten(2, factor.shape[:2])  # (B, N, E, M / N, positions)
-        codes = codes * mixing.dense_weights(codes)[:, None, :, None, None]
-        up = layer.kind.up(layer).unflatten(2, (patches.shape[1], -1))
-        up = up.permute(1, 2, 0, 3).flatten(1)  # (O, N E M / N)
-        return y.add_((up @ codes.flatten(1, 3)).view_as(y))
+        columns, blocks = layer.columns(x), layer.kind.blocks(layer)
+        experts = mixing.present if 0 < len(mixing.present) < layer.num_experts else None
+        factor = layer.kind.factor(layer, experts)  # (E', M / N, I K / N)
+        codes = torch.bmm(factor.flatten(0, 1).expand(blocks, -1, -1), columns.unflatten(0, (blocks, -1)))
+        codes = codes.view(blocks, *factor.shape[:2], columns.shape[1] // max(len(x), 1), len(x))
+        weights = mixing.dense_weights(codes)
+        weights = weights if experts is None else weights[:, experts]
+        codes = codes * weights.t()[:, None, None]  # (N, E', M / N, positions, B)
+        up = layer.kind.up(layer, experts).unflatten(2, (blocks, -1)).permute(1, 2, 0, 3).flatten(1)  # (O, N E' M / N)
+        y = torch.addmm(layer.weight.flatten(1) @ columns, up, codes.flatten(0, 2).flatten(1))
+        return layer.of_columns(y, x)
 
 
 class UnfoldedHard(Plan):
-    """As ``UnfoldedSoft`` with each row's own factors only: no codes of other experts."""
+    """Each row's own factors times the patches that its kernel reads, beside the base layer: no codes of other experts,
+    for many of them.
+    """
 
     family = "low_rank"
 
@@ -108,7 +126,8 @@ class UnfoldedHard(Plan):
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
         o, ik, m = weight_sizes(layer)
         prices = prices_of(layer.weight)
-        return PlanCost(m * (ik // layer.kind.blocks(layer) + o) + prices.stream * (o + m) + prices.unfold * ik)
+        made = m * (ik // layer.kind.blocks(layer) + o)
+        return PlanCost(made + prices.stream * (o + m) + prices.unfold * ik, COPIES * prices.call)
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         y = layer.run(x, layer.weight, layer.bias)
@@ -140,7 +159,7 @@ class LowRankGrouped(Plan):
         o, ik, m = weight_sizes(layer)
         prices = prices_of(layer.weight)
         touched = prices.stream * (2 * o + m) + prices.reread * layer.inputs_per_position()
-        return PlanCost(m * (ik + o) + touched, 2 * prices.call * len(mixing.present))
+        return PlanCost(m * (ik + o) + touched, len(mixing.present) * (2 * prices.call + prices.kernel * m * (ik + o)))
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         parts = x.split(mixing.group_sizes)

@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from mola_lightning.adapters.base import AdaptedLayer
 
 
+AUTO = "auto"
+
+
 class Plan(ABC):
-    """A way to run a layer. ``family`` is its name in configs; several plans of one family differ in detail."""
+    """A way to run a layer. ``family`` is its name in configs; several plans of one family differ in detail. Those of
+    ``auto`` run where they are the cheapest and are asked for by no name.
+    """
 
     family: str
 

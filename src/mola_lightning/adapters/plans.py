@@ -7,7 +7,7 @@ Multiply-adds beyond the base layer's P*O*I*K:
 | plan | per position | per batch |
 |---|---|---|
 | low_rank, soft | E M (I K + O) | |
-| low_rank, soft, unfolded | E M (I K / N + O), and I K numbers copied | |
+| by columns, soft or hard | E M (I K / N + O), and I K numbers copied | calls, less than the base convolution |
 | low_rank, hard: all codes, then each row's own | E M I K + M O (pointwise: M (I + O)) | |
 | low_rank, hard, unfolded | M (I K / N + O), and I K numbers copied | |
 | low_rank, hard, grouped by expert | M (I K + O) | calls |
@@ -21,20 +21,26 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from mola_lightning.adapters.full_rank import Dense, Merged, MergedRows
-from mola_lightning.adapters.low_rank import LowRankGrouped, LowRankHard, LowRankSoft, UnfoldedHard, UnfoldedSoft
-from mola_lightning.adapters.plan import Plan
+from mola_lightning.adapters.low_rank import (
+    ByColumns,
+    LowRankGrouped,
+    LowRankHard,
+    LowRankSoft,
+    UnfoldedHard,
+)
+from mola_lightning.adapters.plan import AUTO, Plan
 from mola_lightning.adapters.scope import Mixing
 from mola_lightning.core import ConfigError
 
 if TYPE_CHECKING:
     from mola_lightning.adapters.base import AdaptedLayer
 
-PLAN_NAMES = ("auto", "low_rank", "merged", "dense")
+PLAN_NAMES = (AUTO, "low_rank", "merged", "dense")
 
 
 PLANS: tuple[Plan, ...] = (
     LowRankSoft(),
-    UnfoldedSoft(),
+    ByColumns(),
     LowRankHard(),
     UnfoldedHard(),
     LowRankGrouped(),
@@ -51,12 +57,12 @@ def candidates(layer: "AdaptedLayer", mixing: Mixing) -> list[Plan]:
         ConfigError: when that family has none.
     """
     possible = [plan for plan in PLANS if plan.available(layer, mixing)]
-    if layer.plan == "auto":
+    if layer.plan == AUTO:
         return possible
     chosen = [plan for plan in possible if plan.family == layer.plan]
     if not chosen:
         state = "soft" if not mixing.hard else "hard" if mixing.group_sizes else "hard, rows not grouped by expert"
-        families = sorted({plan.family for plan in possible})
+        families = sorted({plan.family for plan in possible} - {AUTO})
         raise ConfigError(
             f"plan={layer.plan!r} cannot run a {layer.kind_name} {type(layer).__name__} with groups={layer.groups} "
             f"under {state} mixing; possible here: {', '.join(families)}, or plan='auto'"

@@ -27,8 +27,13 @@ class MultiplyAdds(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
         formula = FORMULAS.get(getattr(func, "_overloadpacket", None))
+        if formula is None and func is not torch.ops.prim.device.default:
+            with self:  # in inference mode operations made of others come whole
+                out = func.decompose(*args, **(kwargs or {}))
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **(kwargs or {}))
         if formula is not None:
             self.total += formula(*args, **(kwargs or {}), out_val=out) // 2
         return out
