@@ -13,6 +13,7 @@ class Prices:
     Attributes:
         call: one more call of a convolution.
         product: one more matrix product, which takes less to begin.
+        group: to cut a group of rows out for convolutions of its own, and to put their results back.
         touch: to write, read and back-propagate one number of a materialised delta.
         touch_rows: the same for one number of a row's own kernel.
         stream: to write or read, and back-propagate, one number of an activation.
@@ -24,6 +25,7 @@ class Prices:
 
     call: float
     product: float
+    group: float
     touch: float
     touch_rows: float
     stream: float
@@ -37,8 +39,9 @@ PRICES = {
     "cpu": Prices(
         call=8_000_000,
         product=2_000_000,
+        group=32_000_000,
         touch=14,
-        touch_rows=110,
+        touch_rows=150,
         stream=44,
         reread=0,
         unfold=70,
@@ -48,6 +51,7 @@ PRICES = {
     "cuda": Prices(
         call=700_000_000,
         product=700_000_000,
+        group=0,
         touch=300,
         touch_rows=1500,
         stream=170,

@@ -159,7 +159,8 @@ class LowRankGrouped(Plan):
         o, ik, m = weight_sizes(layer)
         prices = prices_of(layer.weight)
         touched = prices.stream * (2 * o + m) + prices.reread * layer.inputs_per_position()
-        return PlanCost(m * (ik + o) + touched, len(mixing.present) * (2 * prices.call + prices.kernel * m * (ik + o)))
+        a_group = prices.group + 2 * prices.call + prices.kernel * m * (ik + o)
+        return PlanCost(m * (ik + o) + touched, len(mixing.present) * a_group)
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         parts = x.split(mixing.group_sizes)

@@ -19,6 +19,7 @@ from mola_lightning.cli.errors import command
 from mola_lightning.core import RunFolderError
 
 METHODS = ("hps", "mola_grad", "mola_router")
+BATCHES = 4  # of each task and seed, whose gradients are compared
 # Look -> the method it is taken of, besides the conflict of all, and the figures of it that are kept.
 LOOKS = {"routing": ("mola_router", ("routing_mixing", "routing_scatter")), "swap": ("mola_grad", ("swap",))}
 
@@ -37,7 +38,10 @@ def draw_mechanism(runs: Sequence[Run], folder: Path) -> list[Path]:
         The PNG files written; an SVG lies beside each.
     """
     done = sorted((run for run in runs if run.state == "done"), key=lambda run: run.seed)
-    subjects = {method: [subject_of(run.folder) for run in done if run.method == method] for method in METHODS}
+    subjects = {
+        method: [subject_of(run.folder, num_batches=BATCHES) for run in done if run.method == method]
+        for method in METHODS
+    }
     subjects = {method: seeds for method, seeds in subjects.items() if seeds}
     drawn = []
     if len(subjects) > 1:
