@@ -34,9 +34,22 @@ def test_quick_run_prints_a_table_and_writes_all_numbers(
         assert values["multiply_adds"]["ratio"] >= 1
 
 
+def test_forward_passes_of_one_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CASES, "c", replace(CASES["c"], backbone="test_resnet"))
+    options = ["--quick", "--repeats", "1", "--threads", "1", "--inference", "--present", "1"]
+    assert main([*options, "--json", str(tmp_path / "bench.json")]) == 0
+    case = json.loads((tmp_path / "bench.json").read_text())["cases"]["c"]
+    assert case["case"]["present"] == 1
+    assert case["methods"]["plain"]["multiply_adds"]["count"] > 0
+    assert CASES["c"].batch().rows.counts["task1"] > 0
+    assert replace(CASES["c"], present=1).batch().rows.counts["task0"] == CASES["c"].rows
+
+
 def test_wrong_settings_are_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--quick", "--threads", "0"]) == 1
     assert "threads must be an integer >= 1" in capsys.readouterr().err
+    assert main(["--quick", "--present", "0"]) == 1
+    assert "present must be an integer >= 1" in capsys.readouterr().err
     assert main(["--quick", "--device", "toaster"]) == 1
     assert "--device must be cpu or cuda" in capsys.readouterr().err
     with pytest.raises(SystemExit):

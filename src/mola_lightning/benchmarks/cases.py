@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from mola_lightning.core import Batch, Task, TaskRows
+from mola_lightning.core.errors import positive_int
 
 CLASSES = 10
 BLOCK_CONVS = r"^layer\d\..*conv\d$"
@@ -29,6 +30,7 @@ class Case:
         rounds: how often each method is timed.
         single_input: whether each image has a target for every task, instead of one task.
         by_default: whether it is measured when no case is asked for.
+        present: of how many tasks the batch has rows; None: of all.
     """
 
     name: str
@@ -42,6 +44,11 @@ class Case:
     rounds: int
     single_input: bool = False
     by_default: bool = True
+    present: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.present is not None:
+            positive_int("present", self.present)
 
     @property
     def title(self) -> str:
@@ -63,7 +70,7 @@ class Case:
         if self.single_input:
             rows = TaskRows.all_rows(self.rows, names)
         else:
-            rows = TaskRows.from_task_ids(order % self.experts, names)
+            rows = TaskRows.from_task_ids(order % min(self.present or self.experts, self.experts), names)
         labels = {name: torch.randint(CLASSES, (n,), generator=generator) for name, n in rows.counts.items()}
         return Batch(images, labels, rows)
 

@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     usual = [name for name, case in CASES.items() if case.by_default]
     parser.add_argument("--cases", nargs="+", choices=CASES, default=usual, help=f"default: all but g. {shown}")
     parser.add_argument("--scale", choices=SCALES, help="each case with other numbers of experts, ranks, or rows")
+    parser.add_argument("--present", type=int, metavar="N", help="rows of N tasks in a batch (default: of all)")
     parser.add_argument("--repeats", type=int, metavar="N", help="rounds of timing (default: as many as a case needs)")
     parser.add_argument("--plan", choices=PLAN_NAMES, default="auto", help="run layers by this family of plans")
     parser.add_argument("--plans", action="store_true", help="also show the plan of each layer")
@@ -98,8 +99,8 @@ def _parser() -> argparse.ArgumentParser:
 def _cases(arguments: argparse.Namespace) -> list[Case]:
     if arguments.quick:
         rounds = QUICK_ROUNDS if arguments.repeats is None else arguments.repeats
-        return [replace(CASES[QUICK_CASE], methods=OURS, rounds=rounds)]
-    cases = [CASES[name] for name in arguments.cases]
+        return [replace(CASES[QUICK_CASE], methods=OURS, rounds=rounds, present=arguments.present)]
+    cases = [replace(CASES[name], present=arguments.present) for name in arguments.cases]
     if arguments.scale is None:
         return cases
     return [replace(other, methods=OURS) for case in cases for other in scaled(case, arguments.scale)]
