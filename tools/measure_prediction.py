@@ -54,7 +54,7 @@ def write_images(root: Path, count: int, pixels: int) -> None:
 def train(folder: Path, architecture: str) -> Path:
     """A run of one epoch on the images."""
     run = folder / architecture
-    options = [f"data=parts architecture={architecture} backbone=resnet18 transform.size=64 trainer=cpu logger=none"]
+    options = [f"data=parts architecture={architecture} backbone=resnet18 transform.size=64 trainer=cpu"]
     options += ["trainer.max_epochs=1 trainer.enable_progress_bar=false", f"hydra.run.dir={run}"]
     command = [sys.executable, "-m", "mola_lightning.cli.train", "--config-dir", str(folder / "conf")]
     subprocess.run([*command, *" ".join(options).split()], check=True, stdout=subprocess.DEVNULL)
