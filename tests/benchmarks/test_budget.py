@@ -12,6 +12,7 @@ import torch
 from mola_lightning.benchmarks import CASES
 from mola_lightning.benchmarks.measure import TimedStep, chosen_plans
 from mola_lightning.benchmarks.methods import build_module
+from mola_lightning.cli.machine import threads
 
 STORED = json.loads((Path(__file__).parents[1] / "data" / "budget.json").read_text())
 SLACK = 1.02  # versions of torch differ a little in what they allocate
@@ -19,12 +20,10 @@ SLACK = 1.02  # versions of torch differ a little in what they allocate
 
 def ratios(case: str, method: str) -> dict[str, float]:
     """Multiply-adds and peak bytes of a step, as multiples of the plain backbone's."""
-    found, threads = {}, torch.get_num_threads()
-    torch.set_num_threads(1)  # each has memory of its own in some kernels
+    found = {}
     for name in ("plain", method):
         step = TimedStep(build_module(name, CASES[case]), CASES[case].batch(), torch.device("cpu"))
         found[name] = step.multiply_adds(), step.peak_bytes()
-    torch.set_num_threads(threads)
     own, plain = found[method], found["plain"]
     return {"multiply_adds": own[0] / plain[0], "peak_memory": own[1] / plain[1]}
 
@@ -32,7 +31,9 @@ def ratios(case: str, method: str) -> dict[str, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "method"), [tuple(key.split()) for key in STORED])
 def test_a_step_costs_no_more_than_before(case: str, method: str) -> None:
-    found, stored = ratios(case, method), STORED[f"{case} {method}"]
+    with threads(1):  # each has memory of its own in some kernels
+        found = ratios(case, method)
+    stored = STORED[f"{case} {method}"]
     for name, value in found.items():
         assert value <= stored[name] * SLACK, f"{name} of {method}: {value:.3f} times the plain backbone's"
         assert value >= stored[name] / 1.1, f"{name} of {method} is {value:.3f} now, lower: store it"

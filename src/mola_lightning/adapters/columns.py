@@ -16,35 +16,36 @@ class KernelReads:
 
     Args:
         shape: (B, I, H, W) of the input.
+        sides: (h, w) of the output.
         kernel: (kh, kw).
         stride: of the convolution, for both axes, like all that follow.
         padding: zeros on each side.
         dilation: from one place of the kernel to the next.
 
     Attributes:
+        sides: (h, w) of the output.
         padded: (I, H + 2 ph, W + 2 pw, B).
         inside: where the input lies in it.
-        sides: (h, w) of the output.
         places: for each place of the kernel, row by row, where what it reads lies: (I, h, w, B).
     """
 
     def __init__(
         self,
         shape: Sequence[int],
+        sides: tuple[int, int],
         kernel: Sequence[int],
         stride: Sequence[int],
         padding: Sequence[int],
         dilation: Sequence[int],
     ) -> None:
         batch, channels, *size = shape
-        around = [side + 2 * pad for side, pad in zip(size, padding, strict=True)]
-        self.padded = (channels, *around, batch)
+        self.sides = sides
+        self.padded = (channels, *(side + 2 * pad for side, pad in zip(size, padding, strict=True)), batch)
         self.inside = tuple(slice(pad, pad + side, 1) for side, pad in zip(size, padding, strict=True))
-        axes, sides = [], []
-        for side, taps, step, apart in zip(around, kernel, stride, dilation, strict=True):
-            sides.append((side - apart * (taps - 1) - 1) // step + 1)
-            axes.append([slice(k * apart, k * apart + step * (sides[-1] - 1) + 1, step) for k in range(taps)])
-        self.sides = (sides[0], sides[1])
+        axes = [
+            [slice(k * apart, k * apart + step * (side - 1) + 1, step) for k in range(taps)]
+            for side, taps, step, apart in zip(sides, kernel, stride, dilation, strict=True)
+        ]
         self.places = list(product(*axes))
 
 
@@ -55,10 +56,19 @@ def _part(padded: Tensor, place: Sequence[slice]) -> Tensor:
     return padded
 
 
-class Columns(torch.autograd.Function):
-    """(B, I, H, W), :class:`KernelReads` -> (I*kh*kw, h*w*B)."""
+class _Map(torch.autograd.Function):
+    """A linear map whose gradient is its transpose; of its inputs only the second is kept, which says what is read."""
 
     generate_vmap_rule = True
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        """For the backward pass."""
+        ctx.reads = inputs[1]
+
+
+class Columns(_Map):
+    """(B, I, H, W), :class:`KernelReads` -> (I*kh*kw, h*w*B)."""
 
     @staticmethod
     def forward(x: Tensor, reads: KernelReads) -> Tensor:
@@ -71,20 +81,13 @@ class Columns(torch.autograd.Function):
         return found.view(found.shape[0] * found.shape[1], reads.sides[0] * reads.sides[1] * len(x))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        """Nothing of the input is kept."""
-        ctx.reads = inputs[1]
-
-    @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """Each pixel's, from all places that read it."""
         return PixelSums.apply(gradient, ctx.reads), None
 
 
-class PixelSums(torch.autograd.Function):
+class PixelSums(_Map):
     """The transposed map of :class:`Columns`: (I*kh*kw, h*w*B) -> (B, I, H, W)."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(columns: Tensor, reads: KernelReads) -> Tensor:
@@ -95,11 +98,6 @@ class PixelSums(torch.autograd.Function):
         for k, place in enumerate(reads.places):
             _part(padded, place).add_(of_places[:, k])
         return _part(padded, reads.inside).permute(3, 0, 1, 2).contiguous()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        """Nothing of the input is kept."""
-        ctx.reads = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

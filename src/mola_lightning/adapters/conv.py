@@ -137,8 +137,9 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
 
     def columns(self, x: Tensor) -> Tensor:
         """(I*kh*kw, positions*B): what the kernel reads at each output position of each row."""
+        sides = self._sides(x)
         x, padding = self._pad_same(x)
-        return Columns.apply(x, KernelReads(x.shape, self.kernel_size, self.stride, padding, self.dilation))
+        return Columns.apply(x, KernelReads(x.shape, sides, self.kernel_size, self.stride, padding, self.dilation))
 
     def of_columns(self, y: Tensor, x: Tensor) -> Tensor:
         """(O, positions*B) -> (B, O, h, w), with the bias."""
@@ -151,6 +152,7 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
         return x.shape[0] * h * w
 
     def _sides(self, x: Tensor) -> tuple[int, int]:
+        """(h, w) of the output."""
         sides = []
         for axis in (0, 1):
             pad = self._run_padding if isinstance(self._run_padding, (int, str)) else self._run_padding[axis]

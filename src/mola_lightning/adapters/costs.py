@@ -18,9 +18,11 @@ class Prices:
         touch_rows: the same for one number of a row's own kernel.
         stream: to write or read, and back-propagate, one number of an activation.
         reread: to read one number of the input once more, beside the base layer, and to add to its gradient.
+        copies: to begin copying what a kernel reads, and products with it.
         unfold: to copy one number of an input into the patches that a kernel reads, and to add its gradient back.
         column: the same with patches as columns of one matrix, and to read them for products with few rows.
         kernel: what a convolution takes for each number of its kernel that a matrix product does not.
+        pixel_kernel: the same of a kernel of one pixel, which is a matrix already.
     """
 
     call: float
@@ -30,9 +32,11 @@ class Prices:
     touch_rows: float
     stream: float
     reread: float
+    copies: float
     unfold: float
     column: float
     kernel: float
+    pixel_kernel: float
 
 
 PRICES = {
@@ -44,9 +48,11 @@ PRICES = {
         touch_rows=150,
         stream=44,
         reread=0,
+        copies=40_000_000,
         unfold=70,
         column=135,
         kernel=160,
+        pixel_kernel=64,
     ),
     "cuda": Prices(
         call=700_000_000,
@@ -56,9 +62,11 @@ PRICES = {
         touch_rows=1500,
         stream=170,
         reread=170,
+        copies=3_500_000_000,
         unfold=1000,
         column=1000,
         kernel=0,
+        pixel_kernel=0,
     ),
 }
 

@@ -59,6 +59,11 @@ def grouped_linear_backward(
     return of_x, of_weights
 
 
+@grouped_linear_backward.register_fake
+def _(gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor, times: int) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(weights)
+
+
 def _linear_backward_in_parts(
     gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor, times: int
 ) -> tuple[Tensor, Tensor]:
@@ -66,11 +71,6 @@ def _linear_backward_in_parts(
     rows = [size * times for size in sizes.tolist()]
     parts = list(zip(gradient.split(rows), x.split(rows), weights, strict=True))
     return torch.cat([given @ weight for given, _, weight in parts]), torch.stack([g.t() @ own for g, own, _ in parts])
-
-
-@grouped_linear_backward.register_fake
-def _(gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor, times: int) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(weights)
 
 
 @torch.library.custom_op("mola_lightning::grouped_conv2d", mutates_args=())

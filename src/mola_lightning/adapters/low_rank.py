@@ -9,9 +9,6 @@ from mola_lightning.adapters.costs import PlanCost, prices_of
 from mola_lightning.adapters.plan import AUTO, Plan, factors_apply, weight_sizes
 from mola_lightning.adapters.scope import Mixing
 
-COPIES = 5  # convolutions that cost as much to begin as what copies columns or patches and reads them
-POINTWISE_SHARE = 0.4  # of what a convolution loses on its kernel where that is a matrix already
-
 if TYPE_CHECKING:
     from mola_lightning.adapters.base import AdaptedLayer
 
@@ -87,16 +84,16 @@ class ByColumns(Plan):
     family = AUTO
 
     def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
-        return factors_apply(layer) and layer.weight.ndim == 4 and not torch.compiler.is_compiling()
+        return _copies(layer)
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
         o, ik, m = weight_sizes(layer)
         prices, codes = prices_of(layer.weight), len(mixing.present) * m
-        saved = POINTWISE_SHARE * prices.kernel if layer.pointwise else prices.kernel
+        saved = prices.pixel_kernel if layer.pointwise else prices.kernel
         made = codes * (ik // layer.kind.blocks(layer) + o)
         return PlanCost(
             made + prices.stream * (o + 2 * codes) + prices.column * ik,
-            COPIES * prices.call - saved * layer.weight.numel(),
+            prices.copies - saved * layer.weight.numel(),
         )
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
@@ -121,13 +118,13 @@ class UnfoldedHard(Plan):
     family = "low_rank"
 
     def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
-        return mixing.hard and _unfolds(layer)
+        return mixing.hard and not layer.pointwise and _copies(layer)
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
         o, ik, m = weight_sizes(layer)
         prices = prices_of(layer.weight)
         made = m * (ik // layer.kind.blocks(layer) + o)
-        return PlanCost(made + prices.stream * (o + m) + prices.unfold * ik, COPIES * prices.call)
+        return PlanCost(made + prices.stream * (o + m) + prices.unfold * ik, prices.copies)
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         y = layer.run(x, layer.weight, layer.bias)
@@ -136,9 +133,9 @@ class UnfoldedHard(Plan):
         return layer.add_up(y, codes.flatten(1, 2), mixing.of_rows(layer.kind.up(layer)))
 
 
-def _unfolds(layer: "AdaptedLayer") -> bool:
-    """Not when traced: graphs for other programs keep to convolutions."""
-    return factors_apply(layer) and not layer.pointwise and not torch.compiler.is_compiling()
+def _copies(layer: "AdaptedLayer") -> bool:
+    """Whether what a kernel reads may be copied out. Not when traced: graphs elsewhere keep to convolutions."""
+    return factors_apply(layer) and layer.weight.ndim == 4 and not torch.compiler.is_compiling()
 
 
 def _patches(layer: "AdaptedLayer", x: Tensor) -> tuple[Tensor, Tensor]:

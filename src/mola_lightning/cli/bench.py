@@ -99,8 +99,10 @@ def _parser() -> argparse.ArgumentParser:
 def _cases(arguments: argparse.Namespace) -> list[Case]:
     if arguments.quick:
         rounds = QUICK_ROUNDS if arguments.repeats is None else arguments.repeats
-        return [replace(CASES[QUICK_CASE], methods=OURS, rounds=rounds, present=arguments.present)]
-    cases = [replace(CASES[name], present=arguments.present) for name in arguments.cases]
+        cases = [replace(CASES[QUICK_CASE], methods=OURS, rounds=rounds)]
+    else:
+        cases = [CASES[name] for name in arguments.cases]
+    cases = [replace(case, present=arguments.present) for case in cases]
     if arguments.scale is None:
         return cases
     return [replace(other, methods=OURS) for case in cases for other in scaled(case, arguments.scale)]
