@@ -1,9 +1,12 @@
 """NYUv2: its files, its splits, and what is wrong with either."""
 
 import pickle
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,6 +82,22 @@ def test_sound_files_are_found_sound(root: Path) -> None:
     found = dict(source.verify())
     assert len(found) == source.num_files() == 14 * 4
     assert set(found.values()) == {""}
+
+
+def test_one_thread_at_a_time_parses_a_header(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11 raises SystemError now and then where two do."""
+    load, busy = np.load, threading.Lock()
+
+    def alone(*args: Any, **kwargs: Any) -> Any:
+        assert busy.acquire(blocking=False), "two threads parse at a time"
+        try:
+            time.sleep(0.001)
+            return load(*args, **kwargs)
+        finally:
+            busy.release()
+
+    monkeypatch.setattr(np, "load", alone)
+    assert set(dict(NYUv2(root).verify()).values()) == {""}
 
 
 def broken(root: Path, kind: str, array: object) -> Path:

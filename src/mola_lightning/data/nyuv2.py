@@ -1,6 +1,7 @@
 """NYUv2: indoor photographs with classes, depth and surface normals per pixel."""
 
 import hashlib
+import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,9 @@ CLASSES = (
 HEIGHT, WIDTH = 288, 384
 FOLDERS = {"segmentation": "label", "depth": "depth", "normals": "normal"}  # of each task's targets
 CHANNELS = {"image": 3, "label": None, "depth": 1, "normal": 3}  # of a map (H, W[, channels])
+# numpy parses a file's header with `ast`, which in Python 3.11 counts the depth of all threads together, and then
+# raises SystemError now and then.
+_PARSING = threading.Lock()
 
 
 class _Part(NamedTuple):
@@ -232,7 +236,8 @@ def load_npy(path: Path) -> np.ndarray:
         DataError: when the file is missing, damaged, or holds something else.
     """
     try:
-        array = np.load(path, allow_pickle=False)
+        with _PARSING:
+            array = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; put it back") from error
     except (OSError, ValueError, EOFError) as error:
