@@ -178,12 +178,12 @@ def layout(x: Tensor) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def in_one_precision(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def in_one_precision(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     """As automatic mixed precision casts the arguments of a product, which it does not do for operations of our own."""
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
-        return x.to(dtype), weights.to(dtype)
-    return x, weights
+        return tuple(tensor.to(dtype) for tensor in (x, *weights))
+    return x, *weights
 
 
 @register_flop_formula(torch.ops.mola_lightning.grouped_linear)

@@ -30,6 +30,7 @@ from mola_lightning.adapters.low_rank import (
 )
 from mola_lightning.adapters.plan import AUTO, Plan
 from mola_lightning.adapters.scope import Mixing
+from mola_lightning.adapters.shared_product import SharedProduct
 from mola_lightning.core import ConfigError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ PLAN_NAMES = (AUTO, "low_rank", "merged", "dense")
 
 PLANS: tuple[Plan, ...] = (
     LowRankSoft(),
+    SharedProduct(),
     ByColumns(),
     LowRankHard(),
     UnfoldedHard(),

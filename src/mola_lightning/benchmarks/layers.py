@@ -112,7 +112,7 @@ def _shapes(backbone: AdaptedBackbone, case: Case) -> dict[tuple[str, AdaptedLay
     groups: dict[tuple, list[str]] = {}
     for path, shape in found.items():
         layer = backbone.adapted[path]
-        groups.setdefault((tuple(layer.weight.shape), layer.stride, shape), []).append(path)
+        groups.setdefault((tuple(layer.weight.shape), getattr(layer, "stride", None), shape), []).append(path)
     return {
         (paths[0], backbone.adapted[paths[0]], (case.rows, *shape)): len(paths)
         for (_, _, shape), paths in groups.items()
