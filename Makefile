@@ -4,7 +4,7 @@ SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 PY := .venv/bin/python
 STAMP := .venv/.installed
-# A file's tests share what they built, so one process runs them; in the order of the names, the long ones come early.
+# A file's tests share what they built, so one process runs them; in the order that tests/conftest.py gives them.
 BY_FILE := --dist loadfile --no-loadscope-reorder
 
 # A .venv that was copied along with the checkout still belongs to the old place.

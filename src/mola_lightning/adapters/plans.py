@@ -7,6 +7,7 @@ Multiply-adds beyond the base layer's P*O*I*K:
 | plan | per position | per batch |
 |---|---|---|
 | low_rank, soft | E M (I K + O) | |
+| shared product, soft, linear layers | E M (I + O), and the narrower of I and O copied | |
 | by columns, soft or hard | E M (I K / N + O), and I K numbers copied | calls, less than the base convolution |
 | low_rank, hard: all codes, then each row's own | E M I K + M O (pointwise: M (I + O)) | |
 | low_rank, hard, unfolded | M (I K / N + O), and I K numbers copied | |
