@@ -86,7 +86,7 @@ def test_one_process_of_a_run_looks_after_its_folder(
     assert not list((tmp_path / "working" / "sweep").glob("*/.lock"))
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # three processes import everything
 def test_several_runs_at_a_time(command: Command, tmp_path: Path) -> None:
     """With joblib, each job has a process of its own: names, errors and scores come back from there."""
     sweep = ("-m", "architecture=hps", "optimizer.lr=-1,1e-3", "num_threads=1", "test=false", *TINY)

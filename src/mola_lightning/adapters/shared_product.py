@@ -20,6 +20,7 @@ class SharedProduct(Plan):
 
     With more inputs than outputs [W; A] x gives output and codes, else the codes stand beside the input for [W, B]. In
     the backward pass it is the same product that is shared. Not when traced: graphs elsewhere keep to plain products.
+    On CPU, as it was measured nowhere else.
 
     Of no family that can be asked for: in those of two factors the base layer runs as it would without experts, bit for
     bit.
@@ -28,8 +29,8 @@ class SharedProduct(Plan):
     family = AUTO
 
     def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
-        linear = layer.weight.ndim == 2 and not torch.compiler.is_compiling()
-        return linear and not mixing.hard and factors_apply(layer)
+        applies = not mixing.hard and factors_apply(layer) and layer.weight.ndim == 2
+        return applies and layer.weight.device.type == "cpu" and not torch.compiler.is_compiling()
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
         o, i, m = weight_sizes(layer)
