@@ -139,6 +139,11 @@ def test_a_layer_that_is_never_called() -> None:
         (torch.zeros(3, dtype=torch.long), "expert ids must be (B,) = (2,), got (3,)"),
         (torch.zeros(2, 3, dtype=torch.long), "expert ids must be (B,) = (2,), got (2, 3)"),
         (torch.tensor([0, 3]), "expert ids must lie in 0..2, got 3"),
+        (torch.tensor([0, 3], dtype=torch.uint8), "expert ids must lie in 0..2, got 3"),
+        (
+            torch.tensor([True, False]),
+            "a routing must be mixing weights (B, E), floating, or expert ids (B,), integer; got bool",
+        ),
         (torch.tensor([-1, 0]), "expert ids must lie in 0..2, got -1"),
         (Routing(mixing=torch.zeros(2, 2)), "mixing weights must be (B, E) = (2, 3), got (2, 2)"),
     ],

@@ -169,7 +169,11 @@ class AdaptedBackbone(nn.Module):
 
     def _as_routing(self, routing: Routing | Tensor, rows: int) -> Routing:
         if isinstance(routing, Tensor):
-            routing = Routing(mixing=routing) if routing.is_floating_point() else Routing(expert_ids=routing)
+            if routing.dtype == torch.bool:
+                raise ConfigError(
+                    "a routing must be mixing weights (B, E), floating, or expert ids (B,), integer; got bool"
+                )
+            routing = Routing(mixing=routing) if routing.is_floating_point() else Routing(expert_ids=routing.long())
         if torch.compiler.is_compiling():
             return routing
         given = routing.mixing if routing.expert_ids is None else routing.expert_ids

@@ -26,6 +26,7 @@ class AdaptedLayer(nn.Module, ABC):
     bias: nn.Parameter | None
     channel_dim: int  # axis of the output channels
     grouped_products: bool = False  # whether ``run_groups`` always calls matrix products
+    shares_product: bool = False  # whether there is ``run_shared``
     groups: int = 1
 
     def _attach(
@@ -92,6 +93,18 @@ class AdaptedLayer(nn.Module, ABC):
     def unfold(self, x: Tensor) -> Tensor:
         """(B, I*kh*kw, positions): what a kernel larger than one pixel reads at each output position."""
         raise TypeError(f"{type(self).__name__} reads one position at a time")
+
+    def columns(self, x: Tensor) -> Tensor:
+        """(I*kh*kw, positions*B): the same as the columns of one matrix, the batch innermost."""
+        raise TypeError(f"{type(self).__name__} reads one position at a time")
+
+    def of_columns(self, y: Tensor, x: Tensor) -> Tensor:
+        """The output, bias included, from products (O, positions*B) with the columns of x."""
+        raise TypeError(f"{type(self).__name__} reads one position at a time")
+
+    def run_shared(self, x: Tensor, down: Tensor, up: Tensor, weights: Tensor) -> Tensor:
+        """The output for codes that are weighted by (B, E*M): down (E*M, I), up (O, E*M)."""
+        raise TypeError(f"{type(self).__name__} shares no product")
 
     @abstractmethod
     def run_up(self, codes: Tensor, up: Tensor) -> Tensor:

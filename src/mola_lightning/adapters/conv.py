@@ -144,7 +144,8 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
     def of_columns(self, y: Tensor, x: Tensor) -> Tensor:
         """(O, positions*B) -> (B, O, h, w), with the bias."""
         y = y if self.bias is None else y.add_(self.bias.to(y.dtype)[:, None])
-        return y.view(len(y), *self._sides(x), len(x)).permute(3, 0, 1, 2).contiguous()
+        y = y.view(len(y), *self._sides(x), len(x)).permute(3, 0, 1, 2)
+        return y.contiguous(memory_format=layout(x))
 
     def positions(self, x: Tensor) -> int:
         """B times output pixels."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mola_lightning.adapters.costs import PlanCost, prices_of
-from mola_lightning.adapters.plan import Plan, weight_sizes
+from mola_lightning.adapters.plan import Plan, transformed, weight_sizes
 from mola_lightning.adapters.scope import Mixing
 
 if TYPE_CHECKING:
@@ -19,25 +19,23 @@ class Merged(Plan):
     family = "merged"
 
     def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
-        return mixing.row_counts is not None
+        return mixing.row_counts is not None and not transformed()
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
         o, ik, _ = weight_sizes(layer)
-        inner = layer.rank * layer.kernel[0] if layer.kind.low_rank else 0
         prices = prices_of(layer.weight)
         begun, again = (prices.product, 0.0) if layer.grouped_products else (prices.call, prices.kernel * o * ik)
         present = len(mixing.present)
-        fixed = present * (o * ik * (inner + prices.touch) + begun) + max(present - 1, 0) * again
+        fixed = present * (o * ik * _made(layer) + begun) + max(present - 1, 0) * again
         return PlanCost(prices.stream * layer.regrouped_per_position(), fixed)
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
-        if not mixing.present:  # an empty batch
-            return layer.run(x, layer.weight, layer.bias)
+        if not mixing.present:  # an empty batch, whose gradients are zeros
+            return layer.run(x, layer.kind.merged(layer, [0])[0], layer.bias)
         present, counts = mixing.present, mixing.row_counts
         assert counts is not None
-        all_of_them = len(present) == layer.num_experts
-        merged = layer.kind.merged(layer, None if all_of_them else present)
-        return layer.run_groups(x, merged, counts if all_of_them else counts[present], layer.bias)
+        counts = counts if mixing.picked is None else counts[present]
+        return layer.run_groups(x, layer.kind.merged(layer, mixing.picked), counts, layer.bias)
 
 
 class MergedRows(Plan):
@@ -53,13 +51,13 @@ class MergedRows(Plan):
         return not mixing.hard and not torch.compiler.is_compiling()
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
-        rows = prices_of(layer.weight).touch_rows
-        return PlanCost(0.0, mixing.rows * layer.weight.numel() * (layer.num_experts + rows))
+        experts, rows = layer.num_experts, prices_of(layer.weight).touch_rows
+        return PlanCost(0.0, layer.weight.numel() * (mixing.rows * (experts + rows) + experts * _made(layer)))
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
-        if not mixing.rows:
-            return layer.run(x, layer.weight, layer.bias)
         deltas = layer.kind.delta(layer).flatten(1)
+        if not mixing.rows:  # gradients are zeros
+            return layer.run(x, layer.weight + deltas.sum(0).view_as(layer.weight), layer.bias)
         weights = torch.addmm(layer.weight.flatten(), mixing.dense_weights(deltas), deltas)
         return layer.run_rows(x, weights.view(-1, *layer.weight.shape), layer.bias)
 
@@ -76,16 +74,25 @@ class Dense(Plan):
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
         o, ik, _ = weight_sizes(layer)
-        prices = prices_of(layer.weight)
-        calls = 0 if layer.groups == 1 else layer.num_experts * prices.call
-        return PlanCost(layer.num_experts * o * (ik + prices.stream), calls)
+        prices, experts = prices_of(layer.weight), len(mixing.present)
+        calls = 0 if layer.groups == 1 else experts * prices.call
+        if mixing.hard or not torch.compiler.is_compiling():  # for the reason given in LowRankSoft
+            calls += experts * o * ik * (_made(layer) + (prices.kernel if layer.weight.ndim == 4 else 0))
+        return PlanCost(experts * o * (ik + prices.stream), calls)
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
-        y, deltas = layer.run(x, layer.weight, layer.bias), layer.kind.delta(layer)
+        y, deltas = layer.run(x, layer.weight, layer.bias), layer.kind.delta(layer, mixing.picked)
         weights = mixing.dense_weights(y)
+        weights = weights if mixing.picked is None else weights[:, mixing.picked]
         if layer.groups > 1:  # output channels are laid out by group: one call per expert keeps it simple
             for e, delta in enumerate(deltas):
                 y = y.add_(layer.scale(layer.run(x, delta), weights[:, e, None]))
             return y
         every = layer.run(x, deltas.flatten(0, 1)).unflatten(layer.channel_dim, deltas.shape[:2])
         return y.add_(layer.mix(every, weights))
+
+
+def _made(layer: "AdaptedLayer") -> float:
+    """What each number of an expert's delta costs; full-rank experts are their deltas, which are only read."""
+    m = layer.kind.width(layer) // layer.kind.blocks(layer) if layer.kind.low_rank else 0
+    return m + prices_of(layer.weight).touch

@@ -47,12 +47,13 @@ def _(x: Tensor, weights: Tensor, sizes: Tensor, times: int = 1) -> Tensor:
 
 @torch.library.custom_op("mola_lightning::grouped_linear_backward", mutates_args=())
 def grouped_linear_backward(
-    gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor, times: int
+    gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor, times: int, wants_x: bool
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x and of the weights."""
+    """Gradients of x, empty where it is not wanted, and of the weights."""
     rows = [size * times for size in sizes.tolist()]
-    of_x, of_weights = torch.empty_like(x), torch.empty_like(weights)
-    _multiply(gradient, weights, of_x, rows)
+    of_x, of_weights = torch.empty_like(x) if wants_x else x.new_empty(0), torch.empty_like(weights)
+    if wants_x:
+        _multiply(gradient, weights, of_x, rows)
     # one by one: long sums over rows, which a product of its own may split over the device
     for given, own, of_weight in zip(gradient.split(rows), x.split(rows), of_weights, strict=True):
         torch.mm(given.t(), own, out=of_weight)  # zeros for a group without rows
@@ -65,7 +66,7 @@ def _(gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor, times: int) -
 
 
 def _linear_backward_in_parts(
-    gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor, times: int
+    gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor, times: int, wants_x: bool
 ) -> tuple[Tensor, Tensor]:
     """The same by operations that torch can differentiate once more."""
     rows = [size * times for size in sizes.tolist()]
@@ -117,30 +118,33 @@ def grouped_conv2d_backward(
     padding: Sequence[int],
     dilation: Sequence[int],
     channel_groups: int,
+    wants_x: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x and of the weights."""
-    return _conv2d_backward_in_parts(gradient, x, weights, sizes, stride, padding, dilation, channel_groups)
+    """Gradients of x, empty where it is not wanted, and of the weights."""
+    return _conv2d_backward_in_parts(gradient, x, weights, sizes, stride, padding, dilation, channel_groups, wants_x)
 
 
 def _conv2d_backward_in_parts(
     gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor, *settings: Any
 ) -> tuple[Tensor, Tensor]:
     """What the operation does; by itself torch can differentiate it once more."""
-    *geometry, channel_groups = settings
+    *geometry, channel_groups, wants_x = settings
     gradient = gradient.contiguous(memory_format=layout(x))
-    settings = (None, *geometry, False, [0, 0], channel_groups, [True, True, False])
+    settings = (None, *geometry, False, [0, 0], channel_groups, [wants_x, True, False])
     rows = sizes.tolist()
     of_x, of_weights = [], []
     for given, own, weight in zip(gradient.split(rows), x.split(rows), weights, strict=True):
         of_own, of_weight, _ = torch.ops.aten.convolution_backward(given, own, weight, *settings)
         of_x.append(of_own)
         of_weights.append(of_weight)
-    return torch.cat(of_x).contiguous(memory_format=layout(x)), torch.stack(of_weights)
+    whole = torch.cat(of_x).contiguous(memory_format=layout(x)) if wants_x else x.new_empty(0)
+    return whole, torch.stack(of_weights)
 
 
 @grouped_conv2d_backward.register_fake
 def _(gradient: Tensor, x: Tensor, weights: Tensor, sizes: Tensor, *settings: object) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape).contiguous(memory_format=layout(x)), torch.empty_like(weights)
+    of_x = x.new_empty(x.shape).contiguous(memory_format=layout(x)) if settings[-1] else x.new_empty(0)
+    return of_x, torch.empty_like(weights)
 
 
 def _keep_linear(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -152,7 +156,8 @@ def _linear_gradients(ctx: Any, gradient: Tensor) -> tuple:
     # with gradients on, those of the gradients are wanted (create_graph)
     backward = _linear_backward_in_parts if torch.is_grad_enabled() else grouped_linear_backward
     x, weights, sizes = ctx.saved_tensors
-    return *backward(gradient.contiguous(), x, weights, sizes, ctx.times), None, None
+    of_x, of_weights = backward(gradient.contiguous(), x, weights, sizes, ctx.times, ctx.needs_input_grad[0])
+    return of_x if ctx.needs_input_grad[0] else None, of_weights, None, None
 
 
 grouped_linear.register_autograd(_linear_gradients, setup_context=_keep_linear)
@@ -166,7 +171,8 @@ def _keep_conv2d(ctx: Any, inputs: tuple, output: Tensor) -> None:
 def _conv2d_gradients(ctx: Any, gradient: Tensor) -> tuple:
     x, weights, sizes = ctx.saved_tensors
     backward = _conv2d_backward_in_parts if torch.is_grad_enabled() else grouped_conv2d_backward
-    return *backward(gradient, x, weights, sizes, *ctx.settings), None, None, None, None, None
+    of_x, of_weights = backward(gradient, x, weights, sizes, *ctx.settings, ctx.needs_input_grad[0])
+    return of_x if ctx.needs_input_grad[0] else None, of_weights, None, None, None, None, None
 
 
 grouped_conv2d.register_autograd(_conv2d_gradients, setup_context=_keep_conv2d)
@@ -180,7 +186,7 @@ def layout(x: Tensor) -> torch.memory_format:
 
 def in_one_precision(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     """As automatic mixed precision casts the arguments of a product, which it does not do for operations of our own."""
-    if torch.is_autocast_enabled(x.device.type):
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
         return tuple(tensor.to(dtype) for tensor in (x, *weights))
     return x, *weights
@@ -192,8 +198,8 @@ def _linear_flops(x: Sequence[int], weights: Sequence[int], *_: object, **__: ob
 
 
 @register_flop_formula(torch.ops.mola_lightning.grouped_linear_backward)
-def _linear_backward_flops(gradient: Sequence[int], x: Sequence[int], *_: object, **__: object) -> int:
-    return 4 * x[0] * x[1] * gradient[1]
+def _linear_backward_flops(gradient: Sequence[int], x: Sequence[int], *others: Any, **_: object) -> int:
+    return 2 * (1 + others[-1]) * x[0] * x[1] * gradient[1]
 
 
 @register_flop_formula(torch.ops.mola_lightning.grouped_conv2d)
@@ -202,5 +208,7 @@ def _conv2d_flops(x: object, weights: Sequence[int], *_: object, out_shape: Sequ
 
 
 @register_flop_formula(torch.ops.mola_lightning.grouped_conv2d_backward)
-def _conv2d_backward_flops(gradient: Sequence[int], x: object, weights: Sequence[int], *_: object, **__: object) -> int:
-    return 4 * prod(gradient) * prod(weights[2:])
+def _conv2d_backward_flops(
+    gradient: Sequence[int], _: object, weights: Sequence[int], *others: Any, **__: object
+) -> int:
+    return 2 * (1 + others[-1]) * prod(gradient) * prod(weights[2:])

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from mola_lightning.adapters.base import AdaptedLayer
 from mola_lightning.adapters.grouped import grouped_linear, in_one_precision
 from mola_lightning.adapters.scope import MixingScope
+from mola_lightning.adapters.shared_product import InputAndCodes, LinearOfTwo
 
 
 class AdaptedLinear(AdaptedLayer, nn.Linear):
@@ -27,6 +28,7 @@ class AdaptedLinear(AdaptedLayer, nn.Linear):
 
     channel_dim = -1
     grouped_products = True
+    shares_product = True
 
     def __init__(
         self,
@@ -82,6 +84,21 @@ class AdaptedLinear(AdaptedLayer, nn.Linear):
         if y.ndim == 3:  # not len(y), which would fix the number of rows in a graph
             return self.add_up(y, codes, up.to(y.dtype).expand(y.shape[0], -1, -1))
         return super().add_shared_up(y, codes, up)
+
+    def run_shared(self, x: Tensor, down: Tensor, up: Tensor, weights: Tensor) -> Tensor:
+        """With more inputs than outputs [W; A] x gives output and codes, else the codes stand beside x for [W, B]."""
+        tokens, down, up, weight = in_one_precision(_tokens(x), down, up, self.weight)
+        weights = weights.to(tokens.dtype)
+        bias = None if self.bias is None else self.bias.to(tokens.dtype)
+        if self.out_features < self.in_features:
+            bias = None if bias is None else F.pad(bias, (0, len(down)))
+            y, codes = LinearOfTwo.apply(tokens, weight, down, bias, 0).split((len(up), len(down)), -1)
+            codes = codes.clone() * weights[:, None]  # what is kept of them would keep y
+            y = torch.addmm(y.flatten(0, 1), codes.flatten(0, 1), up.t())
+        else:
+            joined, _ = InputAndCodes.apply(tokens, down, weights)
+            y = LinearOfTwo.apply(joined, weight, up, bias, 1)
+        return y.view(*x.shape[:-1], self.out_features)
 
     def mix(self, every: Tensor, weights: Tensor) -> Tensor:
         """(B, ..., E, O), (B, E) -> (B, ..., O)."""

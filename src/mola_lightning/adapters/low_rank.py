@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mola_lightning.adapters.costs import PlanCost, prices_of
-from mola_lightning.adapters.plan import AUTO, Plan, factors_apply, weight_sizes
+from mola_lightning.adapters.plan import AUTO, Plan, factors_apply, transformed, weight_sizes
 from mola_lightning.adapters.scope import Mixing
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class LowRankHard(Plan):
 
     def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
         o, ik, m = weight_sizes(layer)
-        made = 1 if layer.pointwise else layer.num_experts
+        made = 1 if layer.pointwise else len(mixing.present)
         picked = 0 if layer.pointwise else m
         prices = prices_of(layer.weight)
         touched = prices.stream * (o + m * made + picked) + prices.reread * layer.inputs_per_position()
@@ -60,14 +60,23 @@ class LowRankHard(Plan):
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         y = layer.run(x, layer.weight, layer.bias)
-        down, up, ids = layer.kind.down(layer), layer.kind.up(layer), mixing.expert_ids
-        assert ids is not None
         if layer.pointwise:
-            codes = layer.row_codes(x, mixing.of_rows(down))
+            codes = layer.row_codes(x, mixing.of_rows(layer.kind.down(layer)))
         else:
+            down = layer.kind.down(layer, mixing.picked)
             every = layer.run(x, down.flatten(0, 1)).unflatten(1, down.shape[:2])
-            codes = every[torch.arange(len(ids), device=ids.device), ids]
-        return layer.add_up(y, codes, mixing.of_rows(up))
+            codes = _own(every, mixing)
+        return layer.add_up(y, codes, mixing.of_rows(layer.kind.up(layer)))
+
+
+def _own(every: Tensor, mixing: Mixing) -> Tensor:
+    """Each row's own codes out of those of all experts, or of those that are present where rows are in groups."""
+    if mixing.group_sizes is None or not mixing.present:
+        ids = mixing.expert_ids
+        assert ids is not None
+        return every[torch.arange(len(ids), device=ids.device), ids]
+    groups = every.split([mixing.group_sizes[e] for e in mixing.present])
+    return torch.cat([group[:, e] for e, group in enumerate(groups)])
 
 
 class ByColumns(Plan):
@@ -75,10 +84,8 @@ class ByColumns(Plan):
 
     The blocks of the flat kernel share their factors, so there is no multiplication by the zeros that a convolution
     with ``down`` has in all blocks but one. On small maps products are also faster than the base convolution, whose
-    library turns the kernel around at every call. Hard mixing takes the codes of a row's other experts times zero.
-
-    Of no family that can be asked for: in those of two factors the base layer runs as it would without experts, bit for
-    bit.
+    library turns the kernel around at every call. Hard mixing takes the codes of a row's other experts times zero, so
+    that an expert that is not finite spoils all rows of its batch.
     """
 
     family = AUTO
@@ -98,7 +105,7 @@ class ByColumns(Plan):
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         columns, blocks = layer.columns(x), layer.kind.blocks(layer)
-        experts = mixing.present if 0 < len(mixing.present) < layer.num_experts else None
+        experts = mixing.picked
         factor = layer.kind.factor(layer, experts)  # (E', M / N, I K / N)
         codes = torch.bmm(factor.flatten(0, 1).expand(blocks, -1, -1), columns.unflatten(0, (blocks, -1)))
         codes = codes.view(blocks, *factor.shape[:2], columns.shape[1] // max(len(x), 1), len(x))
@@ -108,6 +115,32 @@ class ByColumns(Plan):
         up = layer.kind.up(layer, experts).unflatten(2, (blocks, -1)).permute(1, 2, 0, 3).flatten(1)  # (O, N E' M / N)
         y = torch.addmm(layer.weight.flatten(1) @ columns, up, codes.flatten(0, 2).flatten(1))
         return layer.of_columns(y, x)
+
+
+class SharedProduct(Plan):
+    """Mixtures in a linear layer, whose wider side is written and read once: by a product that the factor on that side
+    shares, forward and backward.
+
+    Where the base layer is trained; without its gradients less is shared. On CPU, as it was measured nowhere else, and
+    not when traced: graphs elsewhere keep to plain products.
+    """
+
+    family = AUTO
+
+    def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
+        applies = not mixing.hard and factors_apply(layer) and layer.shares_product
+        here = layer.weight.device.type == "cpu" and layer.weight.requires_grad
+        return applies and here and not torch.compiler.is_compiling() and not transformed()
+
+    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
+        o, i, m = weight_sizes(layer)
+        prices, codes = prices_of(layer.weight), layer.num_experts * m
+        return PlanCost(codes * (i + o) + prices.stream * (min(i, o) + 2 * codes), prices.touch * layer.weight.numel())
+
+    def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
+        down, up = layer.kind.down(layer), layer.kind.up(layer).transpose(0, 1).flatten(1)
+        weights = mixing.dense_weights(x).repeat_interleave(down.shape[1], 1)
+        return layer.run_shared(x, down.flatten(0, 1), up, weights)
 
 
 class UnfoldedHard(Plan):
@@ -135,7 +168,8 @@ class UnfoldedHard(Plan):
 
 def _copies(layer: "AdaptedLayer") -> bool:
     """Whether what a kernel reads may be copied out. Not when traced: graphs elsewhere keep to convolutions."""
-    return factors_apply(layer) and layer.weight.ndim == 4 and not torch.compiler.is_compiling()
+    traced = torch.compiler.is_compiling() or transformed()
+    return factors_apply(layer) and layer.weight.ndim == 4 and not traced
 
 
 def _patches(layer: "AdaptedLayer", x: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,8 +196,8 @@ class LowRankGrouped(Plan):
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         parts = x.split(mixing.group_sizes)
         changes = []
-        for e in mixing.present:
+        for e in mixing.present or [0]:  # without rows, too, its gradients are zeros
             down, up = layer.kind.down(layer, [e])[0], layer.kind.up(layer, [e])[0]
             changes.append(layer.run_up(layer.run(parts[e], down), up))
         y = layer.run(x, layer.weight, layer.bias)
-        return y.add_(torch.cat(changes)) if changes else y
+        return y.add_(torch.cat(changes))

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from mola_lightning.adapters.costs import PlanCost
@@ -16,8 +17,13 @@ AUTO = "auto"
 
 
 class Plan(ABC):
-    """A way to run a layer. ``family`` is its name in configs; several plans of one family differ in detail. Those of
-    ``auto`` run where they are the cheapest and are asked for by no name.
+    """A way to run a layer. ``family`` is its name in configs; several plans of one family differ in detail.
+
+    Those of ``auto`` run where they are the cheapest and are asked for by no name: their base layer is a part of
+    another product, where in the family of two factors it runs as it would without experts, bit for bit.
+
+    What is called and what it costs may depend on experts that have rows, and not on others where rows are in groups:
+    so that outputs stay the same, bit for bit, when an expert is added.
     """
 
     family: str
@@ -33,6 +39,11 @@ class Plan(ABC):
     @abstractmethod
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         """The layer's output."""
+
+
+def transformed() -> bool:
+    """Whether ``torch.func`` differentiates or batches what runs, for which custom operations have no rules."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def weight_sizes(layer: "AdaptedLayer") -> tuple[int, int, int]:

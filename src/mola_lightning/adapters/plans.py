@@ -7,14 +7,14 @@ Multiply-adds beyond the base layer's P*O*I*K:
 | plan | per position | per batch |
 |---|---|---|
 | low_rank, soft | E M (I K + O) | |
-| shared product, soft, linear layers | E M (I + O), and the narrower of I and O copied | |
-| by columns, soft or hard | E M (I K / N + O), and I K numbers copied | calls, less than the base convolution |
-| low_rank, hard: all codes, then each row's own | E M I K + M O (pointwise: M (I + O)) | |
-| low_rank, hard, unfolded | M (I K / N + O), and I K numbers copied | |
+| shared product, soft, linear layers | E M (I + O), and the narrower of I and O copied | O I numbers copied |
+| by columns, soft or hard | E' M (I K / N + O), and I K numbers copied | calls, less than the base convolution |
+| low_rank, hard: all codes, then each row's own | E' M I K + M O (pointwise: M (I + O)) | |
+| low_rank, hard, unfolded | M (I K / N + O), and I K numbers copied | calls |
 | low_rank, hard, grouped by expert | M (I K + O) | calls |
 | merged, hard, grouped by expert | 0 | E' O I K r kh, and E' deltas written and read |
-| merged, by row: each row's own mixed kernel | 0 | B (E + a write) O I K |
-| dense, soft | E O I K | the same with E |
+| merged, by row: each row's own mixed kernel | 0 | B (E + a write) O I K, and E deltas as above |
+| dense | E' O I K | E' deltas as above |
 """
 
 from typing import TYPE_CHECKING
@@ -27,11 +27,11 @@ from mola_lightning.adapters.low_rank import (
     LowRankGrouped,
     LowRankHard,
     LowRankSoft,
+    SharedProduct,
     UnfoldedHard,
 )
 from mola_lightning.adapters.plan import AUTO, Plan
 from mola_lightning.adapters.scope import Mixing
-from mola_lightning.adapters.shared_product import SharedProduct
 from mola_lightning.core import ConfigError
 
 if TYPE_CHECKING:

@@ -52,6 +52,11 @@ class Mixing:
             return list(range(self.num_experts))
         return [expert for expert, size in enumerate(self.group_sizes) if size]
 
+    @property
+    def picked(self) -> list[int] | None:
+        """``present``, to pick experts by; None for all of them, and for none."""
+        return self.present if 0 < len(self.present) < self.num_experts else None
+
     def of_rows(self, every: Tensor) -> Tensor:
         """(E, ...) -> (B, ...): each row's own entry. With groups of one size its backward is a sum, not a scatter."""
         sizes = self.group_sizes

@@ -1,57 +1,10 @@
-"""Mixtures in linear layers: one of the experts' two factors shares the base layer's product."""
+"""Products that the base layer and one of its experts' two factors share."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, pad
-
-from mola_lightning.adapters.costs import PlanCost, prices_of
-from mola_lightning.adapters.grouped import in_one_precision
-from mola_lightning.adapters.plan import AUTO, Plan, factors_apply, weight_sizes
-from mola_lightning.adapters.scope import Mixing
-
-if TYPE_CHECKING:
-    from mola_lightning.adapters.base import AdaptedLayer
-
-
-class SharedProduct(Plan):
-    """A layer's wider side is written and read once, by a product that the factor on that side shares.
-
-    With more inputs than outputs [W; A] x gives output and codes, else the codes stand beside the input for [W, B]. In
-    the backward pass it is the same product that is shared. Not when traced: graphs elsewhere keep to plain products.
-    On CPU, as it was measured nowhere else.
-
-    Of no family that can be asked for: in those of two factors the base layer runs as it would without experts, bit for
-    bit.
-    """
-
-    family = AUTO
-
-    def available(self, layer: "AdaptedLayer", mixing: Mixing) -> bool:
-        applies = not mixing.hard and factors_apply(layer) and layer.weight.ndim == 2
-        return applies and layer.weight.device.type == "cpu" and not torch.compiler.is_compiling()
-
-    def cost(self, layer: "AdaptedLayer", mixing: Mixing) -> PlanCost:
-        o, i, m = weight_sizes(layer)
-        prices, codes = prices_of(layer.weight), layer.num_experts * m
-        return PlanCost(codes * (i + o) + prices.stream * (min(i, o) + 2 * codes), prices.touch * layer.weight.numel())
-
-    def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
-        tokens = x.unsqueeze(1) if x.ndim == 2 else x.flatten(1, -2)
-        down, up = layer.kind.down(layer).flatten(0, 1), layer.kind.up(layer).transpose(0, 1).flatten(1)
-        tokens, down, up, weight = in_one_precision(tokens, down, up, layer.weight)
-        weights = mixing.dense_weights(tokens).repeat_interleave(len(down) // layer.num_experts, 1)
-        bias = None if layer.bias is None else layer.bias.to(tokens.dtype)
-        if len(up) < tokens.shape[-1]:
-            bias = None if bias is None else pad(bias, (0, len(down)))
-            y, codes = LinearOfTwo.apply(tokens, weight, down, bias, 0).split((len(up), len(down)), -1)
-            codes = codes.clone() * weights[:, None]  # what is kept of them would keep y
-            y = torch.addmm(y.flatten(0, 1), codes.flatten(0, 1), up.t())
-        else:
-            joined, _ = InputAndCodes.apply(tokens, down, weights)
-            y = LinearOfTwo.apply(joined, weight, up, bias, 1)
-        return y.view(*x.shape[:-1], len(up))
+from torch.nn.functional import linear
 
 
 class LinearOfTwo(torch.autograd.Function):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mola_lightning.core import Batch, Task, TaskRows
+from mola_lightning.core import Batch, ConfigError, Task, TaskRows
 from mola_lightning.core.errors import positive_int
 
 CLASSES = 10
@@ -47,15 +47,23 @@ class Case:
     present: int | None = None
 
     def __post_init__(self) -> None:
-        if self.present is not None:
-            positive_int("present", self.present)
+        if self.present is None:
+            return
+        positive_int("present", self.present)
+        if self.single_input:
+            raise ConfigError(f"case {self.name}: each image has a target of every task; leave present (--present) out")
+        if self.present > self.experts:
+            raise ConfigError(
+                f"present (--present) must lie in 1..{self.experts} in case {self.name}, got {self.present}"
+            )
 
     @property
     def title(self) -> str:
         """The settings in a line."""
         network = f"{self.backbone}, {self.size} px, batch {self.rows}"
         inputs = ", single-input" if self.single_input else ""
-        return f"({self.name}) {network}, E={self.experts}, r={self.rank}, {PLACES[self.target]}{inputs}"
+        present = "" if self.present is None else f", rows of {self.present}"
+        return f"({self.name}) {network}, E={self.experts}{present}, r={self.rank}, {PLACES[self.target]}{inputs}"
 
     def tasks(self) -> list[Task]:
         """One classification task for each expert."""
@@ -70,7 +78,7 @@ class Case:
         if self.single_input:
             rows = TaskRows.all_rows(self.rows, names)
         else:
-            rows = TaskRows.from_task_ids(order % min(self.present or self.experts, self.experts), names)
+            rows = TaskRows.from_task_ids(order % (self.present or self.experts), names)
         labels = {name: torch.randint(CLASSES, (n,), generator=generator) for name, n in rows.counts.items()}
         return Batch(images, labels, rows)
 
