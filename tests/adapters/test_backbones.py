@@ -212,16 +212,17 @@ def test_a_copy_is_independent(backbone: AdaptedBackbone, images: Tensor, mixing
 
 
 def test_frozen_backbone(case: tuple[str, str]) -> None:
-    """Only the experts train, and running statistics stand still in training."""
+    """Only the experts train, and running statistics stand still in training, whoever calls ``train`` or does not."""
     name, kind = case
-    backbone = AdaptedBackbone(make_net(name), EXPERTS, rank=2, kind=kind, freeze_backbone=True).train()
+    backbone = AdaptedBackbone(make_net(name).train(), EXPERTS, rank=2, kind=kind, freeze_backbone=True)
     names = {n.rpartition(".")[2] for n, p in backbone.named_parameters() if p.requires_grad}
     assert names <= set(ADAPTER_PARAMETERS)
     trained = {id(p) for p in backbone.parameters() if p.requires_grad}
     assert trained == {id(p) for p in experts_of(backbone)}
     buffers = copy.deepcopy(dict(backbone.named_buffers()))
-    with torch.enable_grad():
-        backbone(make_images(name), torch.rand(4, EXPERTS)).sum().backward()
+    for frozen in (backbone, backbone.train()):
+        with torch.enable_grad():
+            frozen(make_images(name), torch.rand(4, EXPERTS)).sum().backward()
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in backbone.named_buffers())
     assert all(p.grad is not None for p in experts_of(backbone))
     assert all(p.grad is None for p in backbone.parameters() if not p.requires_grad)

@@ -86,6 +86,22 @@ def test_an_export_that_did_not_end_is_none(folder: Path) -> None:
         load(folder, "a")
 
 
+def test_files_of_somebody_else_stay(deployable: Make, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(RunFolderError, match=r"holds README.md and no export; choose another folder with output="):
+        export(deployable("mola_grad"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_a_file_that_answers_otherwise_does_not_stay(deployable: Make, tmp_path: Path) -> None:
+    model = deployable("mola_grad")
+    next(model.module.parameters()).data.fill_(float("nan"))
+    with pytest.raises(ConfigError, match="answers otherwise than the model"):
+        export(model, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".begun"]
+
+
 @pytest.mark.parametrize("format", ["torch", "adapters"])
 def test_tasks_one_after_the_other(format: str, deployable: Make, tmp_path: Path) -> None:
     """Other tasks of the same model stay; of anything else nothing stays."""

@@ -15,7 +15,7 @@ from mola_lightning.cli.evaluate import evaluate
 from mola_lightning.cli.export import deployable_of
 from mola_lightning.cli.export import main as export_main
 from mola_lightning.cli.loading import load_run
-from mola_lightning.core import ConfigError
+from mola_lightning.core import ConfigError, RunFolderError
 from mola_lightning.deployment import load, load_model
 
 Command = Callable[..., Any]
@@ -68,6 +68,31 @@ def test_a_run_in_python(run: Path) -> None:
         model.predict(images, "svhn")
     with pytest.raises(ConfigError, match="training mode"):
         model.train().predict(images, "mnist")
+
+
+def test_images_that_no_model_can_answer(run: Path) -> None:
+    model = MoLAGrad.from_run(run)
+    images, _ = raw_images(run, "mnist")
+    shape = tuple(images.shape[1:])
+    for given, message in (
+        (images[:2].numpy(), "got ndarray; torch.from_numpy makes one"),
+        (images[0], rf"images must be a tensor \(B, {shape[0]}, {shape[1]}, {shape[2]}\), got"),
+        (images[:2, :, :7], "bring images to the size of the training"),
+        (images[:2].float(), r"floats in \[0, 1\], or uint8; found 0 to"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            model.predict(given, task="mnist")
+    assert len(model.predict(images[:0], task="mnist")) == 0
+
+
+def test_a_damaged_checkpoint_is_noticed(run: Path, tmp_path: Path) -> None:
+    """A bit is enough, which torch would take."""
+    content = bytearray((run / "checkpoints/best.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged = tmp_path / "damaged.ckpt"
+    damaged.write_bytes(content)
+    with pytest.raises(RunFolderError, match="damaged"):
+        MoLAGrad.from_run(run, checkpoint=str(damaged))
 
 
 def test_experts_apart_and_together(run: Path, command: Command, tmp_path: Path) -> None:

@@ -117,7 +117,21 @@ def test_each_way_that_a_model_allows(trained: Path) -> None:
 
 def test_what_it_refuses(trained: Path, photos: Path, command: Callable[..., Any], tmp_path: Path) -> None:
     run = f"run={trained / 'hps'}"
+    table, config = tmp_path / "list.csv", tmp_path / "other.yaml"
+    config.touch()
+    table.write_text(f"image\n{photos / 'broken.png'}\n")
     refusals = {
+        "is what is read; choose another": (run, f"input={table}", f"output={table}", "overwrite=true"),
+        "other.yaml is no image; input must be": (run, f"input={config}"),
+        "top_k must lie in 1..10, the number of classes, got 11": (run, f"input={photos}", "top_k=11"),
+        "choose_by=entropy is for task=auto": (run, f"input={photos}", "task=photo", "choose_by=entropy"),
+        "device=gpu: there are cpu and cuda": (run, f"input={photos}", "device=gpu"),
+        "checkpoint must be best, last, or a file; there is no file lst": (run, f"input={photos}", "checkpoint=lst"),
+        "best.ckpt is of another model than": (
+            run,
+            f"input={photos}",
+            f"checkpoint={trained / 'mola' / 'checkpoints' / 'best.ckpt'}",
+        ),
         "mola-predict run=<folder>": (),
         "which images?": (run,),
         "no run folder": (f"run={tmp_path}", f"input={photos}"),
@@ -131,6 +145,31 @@ def test_what_it_refuses(trained: Path, photos: Path, command: Callable[..., Any
         assert outcome.code == 1
         assert message in outcome.err
         assert "Traceback" not in outcome.err
+
+
+def test_a_table_without_images(
+    trained: Path, photos: Path, command: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows without a path are told, and no image at all is no success."""
+    table = tmp_path / "list.csv"
+    table.write_text(f"image,note\n,none\n{photos / 'broken.png'},bad\n")
+    outcome = command(main, f"run={trained / 'hps'}", f"input={table}", "task=photo")
+    assert outcome.code == 1
+    assert f"none of the images of {table} could be read" in outcome.err
+    assert "names no image in line 2" in caplog.text + outcome.err
+
+
+def test_what_an_evaluation_refuses(trained: Path, command: Callable[..., Any]) -> None:
+    """Before it evaluates."""
+    run = trained / "hps"
+    found = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    for option, message in (
+        ("calibrate=maybe", "calibrate must be one of True, False, got 'maybe'"),
+        ("target_agnostic=[entropy,foo]", "target_agnostic must be one of 'router', 'entropy', 'mapper', got 'foo'"),
+    ):
+        outcome = command(evaluate_main, f"run={run}", option)
+        assert (outcome.code, message in outcome.err) == (1, True), outcome.err
+    assert found == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
 
 
 def test_an_interrupt_says_what_is_kept(

@@ -81,6 +81,7 @@ class AdaptedBackbone(nn.Module):
         if freeze_backbone:
             for name, parameter in net.named_parameters():
                 parameter.requires_grad_(is_adapter_parameter(name))
+            net.eval()  # here too: Lightning trains a module in the mode in which it is given
         wrap_checkpoints(net, checkpoint_modules, self.scope)
         self.net = net
         self._compiled: Callable[..., Tensor] | None = None

@@ -76,7 +76,7 @@ class Dense(Plan):
         o, ik, _ = weight_sizes(layer)
         prices, experts = prices_of(layer.weight), len(mixing.present)
         calls = 0 if layer.groups == 1 else experts * prices.call
-        if mixing.hard or not torch.compiler.is_compiling():  # for the reason given in LowRankSoft
+        if not torch.compiler.is_compiling():  # for the reason given in LowRankSoft
             calls += experts * o * ik * (_made(layer) + (prices.kernel if layer.weight.ndim == 4 else 0))
         return PlanCost(experts * o * (ik + prices.stream), calls)
 

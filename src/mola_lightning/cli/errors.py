@@ -68,6 +68,8 @@ def explain(error: BaseException) -> str | None:
     ours = mola_error(error)
     if ours is not None:
         return " ".join([_message(ours), *getattr(ours, "__notes__", [])])
+    if any("No supported gpu backend" in str(cause) for cause in causes(error)):
+        return "trainer.accelerator asks for a GPU, and torch sees none here; choose trainer=cpu"
     if isinstance(error, HydraException):
         hints = [*similar_keys(error), *similar_options(error)]
         because = [str(cause) for cause in causes(error.__cause__)][: 0 if hints else 1]

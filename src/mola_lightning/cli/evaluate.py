@@ -110,7 +110,12 @@ def _job(cfg: DictConfig) -> None:
     setup_logging()
     if OmegaConf.is_missing(cfg, "run"):
         raise ConfigError("which run? Give the folder that mola-train printed: mola-eval run=<folder>")
-    run = Path(cfg.run)
+    run, ways = Path(cfg.run), list(cfg.target_agnostic) if OmegaConf.is_list(cfg.target_agnostic) else []
+    one_of("calibrate", cfg.calibrate, (True, False))
+    for way in ways:
+        one_of("target_agnostic", way, CHOICES)
+    if not OmegaConf.is_list(cfg.target_agnostic):
+        one_of("target_agnostic", cfg.target_agnostic, (True, False))
     found = evaluate(run, cfg.checkpoint, cfg.split, list(cfg.overrides))
     path = run / f"evaluation_{cfg.split}_{Path(cfg.checkpoint).stem}.json"
     with atomic_write(path) as file:
@@ -120,7 +125,6 @@ def _job(cfg: DictConfig) -> None:
         calibrated, path = calibrate_run(run, cfg.checkpoint, list(cfg.overrides))
         _show(calibrated, "temperatures fitted on the val split, test split before and after", path)
     if cfg.target_agnostic:
-        ways = list(cfg.target_agnostic) if OmegaConf.is_list(cfg.target_agnostic) else []
         accuracies, path = evaluate_without_task_ids(run, cfg.checkpoint, cfg.split, list(cfg.overrides), ways)
         for way, values in accuracies.items():
             title = "the task of each image is known" if way == "task_id" else f"the task is chosen by {way}"

@@ -52,7 +52,15 @@ def load_run(run: Path, checkpoint: str = "best", overrides: Sequence[str] | Non
     weights = load_checkpoint(checkpoint_file(run, checkpoint))
     data = build_data(cfg)
     module = build_module(cfg, data)
-    module.load_state_dict(weights["state_dict"])
+    try:
+        module.load_state_dict(weights["state_dict"])
+    except RuntimeError as error:
+        own, found = set(module.state_dict()), set(weights["state_dict"])
+        raise RunFolderError(
+            f"{checkpoint_file(run, checkpoint)} is of another model than {run} (tasks {', '.join(module.names)}): "
+            f"{len(own - found)} of its {len(own)} tensors are missing, {len(found - own)} are not its own, or their "
+            "shapes differ. Give a checkpoint of this run, or the run folder of the checkpoint"
+        ) from error
     return LoadedRun(cfg, data, module, int(weights.get("global_step", 0)))
 
 
@@ -61,6 +69,7 @@ def load_config(run: Path, overrides: Sequence[str] | None = None) -> Any:
     config = run / CONFIG
     if not config.is_file():
         why = f"it has no {CONFIG}" if run.is_dir() else f"there is no such folder, and so no {CONFIG}"
+        why = "it is a file" if run.is_file() else why
         raise RunFolderError(f"{run} is no run folder: {why}. Give the folder that mola-train printed.")
     cfg: Any = OmegaConf.load(config)
     OmegaConf.set_struct(cfg, True)
@@ -72,5 +81,13 @@ def load_config(run: Path, overrides: Sequence[str] | None = None) -> Any:
 
 
 def checkpoint_file(run: Path, checkpoint: str) -> Path:
-    """The file of a run's ``best`` or ``last`` checkpoint, or the one that is named."""
-    return run / CHECKPOINTS / NAMED[checkpoint] if checkpoint in NAMED else Path(checkpoint)
+    """The file of a run's ``best`` or ``last`` checkpoint, or the one that is named.
+
+    Raises:
+        RunFolderError: for a name that is neither, nor a file's.
+    """
+    if checkpoint in NAMED:
+        return run / CHECKPOINTS / NAMED[checkpoint]
+    if not Path(checkpoint).is_file():
+        raise RunFolderError(f"checkpoint must be {', '.join(NAMED)}, or a file; there is no file {checkpoint}")
+    return Path(checkpoint)

@@ -36,8 +36,8 @@ def wide_console() -> Console:
     return console if console.is_terminal else Console(width=WIDE)
 
 
-def device_named(name: str) -> torch.device:
-    """The device of ``--device``.
+def device_named(name: str, option: str = "--device ") -> torch.device:
+    """The device of an option.
 
     Raises:
         ConfigError: for another than cpu or cuda, or for cuda where there is none.
@@ -45,9 +45,9 @@ def device_named(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"--device must be cpu or cuda, got {name!r}") from error
+        raise ConfigError(f"{option}{name}: there are cpu and cuda") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda, but torch sees no CUDA device here; use --device cpu")
+        raise ConfigError(f"{option}{name}, but torch sees no CUDA device here; use {option}cpu")
     return device
 
 

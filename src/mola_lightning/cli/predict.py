@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra
-import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mola_lightning.cli.errors import command, setup_logging
 from mola_lightning.cli.loading import checkpoint_file, load_run
-from mola_lightning.core import ConfigError
-from mola_lightning.core.errors import one_of, positive_int
+from mola_lightning.cli.machine import device_named
+from mola_lightning.core import ConfigError, DataError
+from mola_lightning.core.errors import one_of, positive_int, require
 from mola_lightning.prediction.answers import Answers
 from mola_lightning.prediction.calibration import load_temperatures
 from mola_lightning.prediction.choice_store import file_digest, load_choice
@@ -68,18 +68,24 @@ def predict(
         checkpoint: ``best``, ``last`` or a file.
         batch_size: images of a pass; None: of the run's evaluation.
         num_workers: None: the run's.
-        device: where the model runs.
+        device: where the model runs, ``cpu`` or ``cuda``.
         overwrite: whether the output of another prediction may be replaced, see :class:`PartedTable`.
         overrides: of the run's own config, ``key=value``.
     """
     check_output(output)
     positive_int("top_k", top_k)
     one_of("calibration", calibration, (AUTO, "none"))
+    place = device_named(device, "device=")
     inputs = find_images(input, column)
+    if output.exists() and Path(input).expanduser().exists():
+        require(not output.samefile(Path(input).expanduser()), f"output={output} is what is read; choose another")
+    require(task == AUTO or choose_by is None, f"choose_by={choose_by} is for task=auto; leave it out, or task={task}")
     loaded = load_run(run, checkpoint, overrides)
-    module, data, weights = loaded.module.to(torch.device(device)).eval(), loaded.data, checkpoint_file(run, checkpoint)
+    module, data, weights = loaded.module.to(place).eval(), loaded.data, checkpoint_file(run, checkpoint)
     data_key = loaded.data_key()
     one_of("task", task, (AUTO, *module.names))
+    classes = max(each.num_outputs for each in module.tasks if task in (AUTO, each.name))
+    require(top_k <= max(classes, 1), f"top_k must lie in 1..{classes}, the number of classes, got {top_k}")
     named = None if task == AUTO else task
     transforms = transforms_for(data.source, named)
     by = (choose_by or default_choice(module)) if named is None else None
@@ -132,7 +138,8 @@ def _job(cfg: DictConfig) -> None:
     console = Console()
     if found.before:
         console.print(f"{found.before} of {found.images} images were dealt with before, by the same command")
-    console.print(f"{found.images - len(found.bad)} images predicted", soft_wrap=True)
+    good = found.images - len(found.bad)
+    console.print("1 image predicted" if good == 1 else f"{good} images predicted", soft_wrap=True)
     if found.bad:
         reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(r for _, r in found.bad).items())
         images = "1 image" if len(found.bad) == 1 else f"{len(found.bad)} images"
@@ -142,6 +149,8 @@ def _job(cfg: DictConfig) -> None:
         if len(found.bad) > SHOWN:
             console.print(f"  and {len(found.bad) - SHOWN} more, all in {cfg.output}.json", soft_wrap=True)
     console.print(f"written to {cfg.output}", soft_wrap=True, highlight=False)
+    if not good:
+        raise DataError(f"none of the images of {cfg.input} could be read; the table has no rows")
 
 
 main = command(hydra.main(config_path="pkg://mola_lightning.conf", config_name="predict", version_base="1.3")(_job))

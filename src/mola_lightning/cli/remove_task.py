@@ -52,7 +52,8 @@ def remove_task(
     if names != wanted:
         raise ConfigError(
             f"without {task!r} the run's data should have the tasks {', '.join(wanted)}, and they have "
-            f"{', '.join(names)}. Say so by overrides, such as overrides=['data.source.domains=[{','.join(wanted)}]']"
+            f"{', '.join(names)}. Say so, such as by "
+            f"\"overrides=['data.source.domains=[{','.join(wanted)}]']\""
         )
     module = build_module(cfg, data)
     architecture: Any = module.architecture

@@ -9,6 +9,7 @@ from mola_lightning.core import RunFolderError
 from mola_lightning.core.files import atomic_write, sha256
 
 MANIFEST, README = "manifest.json", "README.md"
+BEGUN = ".begun"  # in a folder whose export has not ended
 VERSION = 1
 
 
@@ -28,10 +29,20 @@ def begin_artefact(folder: Path, keep: Collection[str] = ()) -> None:
         keep: files that stay.
 
     Raises:
-        RunFolderError: when the folder cannot be written.
+        RunFolderError: when the folder cannot be written, or holds files that are of no artefact.
     """
     old = listed_files(folder)
+    own = (folder / BEGUN, folder / MANIFEST)
+    if folder.is_dir() and not any(path.exists() for path in own):
+        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        if others:
+            raise RunFolderError(
+                f"{folder} holds {', '.join(others[:3])}{' ...' * (len(others) > 3)} and no export; choose another "
+                "folder with output=, or empty it"
+            )
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / BEGUN).touch()
         (folder / MANIFEST).unlink(missing_ok=True)
         for name in old.difference(keep):
             (folder / name).unlink(missing_ok=True)
@@ -52,6 +63,7 @@ def finish_artefact(folder: Path, manifest: Mapping[str, Any], files: list[str])
     with atomic_write(folder / MANIFEST) as file:
         json.dump(content, file, indent=1, ensure_ascii=False)
         file.write("\n")
+    (folder / BEGUN).unlink(missing_ok=True)
     return content
 
 

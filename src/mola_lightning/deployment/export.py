@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mola_lightning.core import Task
+from mola_lightning.core import ConfigError, Task
 from mola_lightning.core.errors import one_of, require
 from mola_lightning.core.files import atomic_write
 from mola_lightning.deployment.artefact import (
@@ -158,7 +158,11 @@ def _check(
     inputs = {name: {"preprocessing": deployable.preprocessing[name].plain(), **entries[name]} for name in names}
     answers = load_file(folder, {"format": format, "tasks": inputs}, names[0])
     path = folder / entries[names[0]]["file"]
-    return deployable.check_answers(answers, names, path, tolerance)
+    try:
+        return deployable.check_answers(answers, names, path, tolerance)
+    except ConfigError:
+        path.unlink()
+        raise
 
 
 def _said(deployable: Deployable, format: str) -> dict[str, Any]:

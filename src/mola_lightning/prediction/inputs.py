@@ -3,6 +3,7 @@
 import csv
 import glob
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from mola_lightning.data import ImageTransforms, Source
 from mola_lightning.data.decode import ImageError, read_image
 from mola_lightning.data.listing import image_endings, images_below
 from mola_lightning.data.string_table import StringTable
+
+log = logging.getLogger(__name__)
 
 
 class Inputs(NamedTuple):
@@ -62,7 +65,7 @@ def find_images(given: str, column: str = "image") -> Inputs:
         names, root = StringTable(images_below(path, path)), path
     elif path.suffix.lower() in (".csv", ".tsv"):
         names, root = StringTable(_column(path, column)), path.parent
-    elif path.is_file():
+    elif path.is_file() and path.suffix.lower() in image_endings():
         names = StringTable([str(path)])
     elif any(character in given for character in "*?["):
         endings = image_endings()
@@ -72,7 +75,8 @@ def find_images(given: str, column: str = "image") -> Inputs:
             if os.path.splitext(found)[1].lower() in endings and os.path.isfile(found)
         )
     else:
-        raise DataError(f"there is no {given}; input must be a folder, an image, a .csv or .tsv file, or a pattern")
+        there = f"{given} is no image" if path.is_file() else f"there is no {given}"
+        raise DataError(f"{there}; input must be a folder, an image, a .csv or .tsv file, or a pattern")
     if not len(names):
         raise DataError(f"input {given} names no image; what counts is the ending, such as .jpg or .png")
     return Inputs(names, root)
@@ -88,7 +92,16 @@ def _column(path: Path, column: str) -> Iterator[str]:
                     f"{path} has no column {column!r}, its columns are {', '.join(rows.fieldnames or ()) or 'none'}; "
                     "name the one with the paths by column=..."
                 )
-            yield from (row[column].strip() for row in rows if (row[column] or "").strip())
+            empty = []
+            for row in rows:
+                if (row[column] or "").strip():
+                    yield row[column].strip()
+                else:
+                    empty.append(rows.line_num)
+            if empty:
+                log.warning(
+                    "%s names no image in line %s", path, ", ".join(map(str, empty[:5])) + " ..." * (len(empty) > 5)
+                )
     except FileNotFoundError as error:
         raise DataError(f"there is no table {path}") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -72,7 +72,6 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         with contextlib.suppress(FileNotFoundError):
             (folder / name).stat()
             try:
-                _verify(folder / name)
                 return folder / name, load_checkpoint(folder / name)
             except RunFolderError as error:
                 log.warning("%s; going on from an older one, if there is any", error)
@@ -99,9 +98,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         there = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
-        raise RunFolderError(
-            f"no checkpoint {path}; " + (f"there are: {', '.join(there)}" if there else "the run has not saved any yet")
-        )
+        run = path.parent.parent
+        lacking = "the run has not saved any yet" if run.is_dir() else f"there is no folder {run}"
+        raise RunFolderError(f"no checkpoint {path}; " + (f"there are: {', '.join(there)}" if there else lacking))
+    _verify(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:

@@ -50,6 +50,7 @@ def check_growth(module: Any, tasks: Sequence[str]) -> list[str]:
         raise ConfigError(
             f"the tasks of the data must be those of the base run, in their order, and then new ones: the base has "
             f"{', '.join(tasks)}, the data have {', '.join(names)}"
+            + ("; there is no new one" if names == list(tasks) else "")
         )
     return names[len(tasks) :]
 
