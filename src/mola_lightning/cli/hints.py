@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -63,8 +64,9 @@ def similar_options(error: HydraException) -> list[str]:
     if named is None:
         return []
     group, option = named.groups()
-    folder = Path(str(files("mola_lightning.conf"))) / group
-    known = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+    own = re.findall(r"(?:^|\0)(?:--config-dir|-cd)(?:=|\0)([^\0]+)", "\0".join(sys.argv[1:]))
+    folders = [Path(place) / group for place in (str(files("mola_lightning.conf")), *own)]
+    known = sorted({str(path.relative_to(f).with_suffix("")) for f in folders for path in f.rglob("*.yaml")})
     near = difflib.get_close_matches(option, known)
     if near:
         return [f"there is no {group}={option}. Did you mean {' or '.join(f'{group}={other}' for other in near)}?"]

@@ -107,6 +107,8 @@ def _check_same(before: Mapping[str, Any] | None, now: Mapping[str, Any], path: 
     if before is None:
         raise RunFolderError(f"{path} does not say of which configuration it is; begin anew with resume=never")
     differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    # Without what another key is said to be equal to, as architecture.adapter.rank is to adapter.rank.
+    differing = [key for key in differing if not any(key.endswith(f".{other}") for other in differing)]
     if differing:
         shown = "; ".join(f"{k}: {before.get(k)!r} there, {now.get(k)!r} here" for k in differing[:SHOWN])
         more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""

@@ -100,7 +100,8 @@ class ImageFolders(ManifestSource):
     @cached_property
     def _rows(self) -> dict[str, EntryRows]:
         if not self._root.is_dir():
-            raise DataError(f"there is no folder {self._root}. {self.expects}")
+            place = "" if self._root.is_absolute() else f" in {Path.cwd()}"
+            raise DataError(f"there is no folder {self._root}{place}. {self.expects}")
         return read_entries(self.entries, self._root)
 
     @cached_property

@@ -1,5 +1,6 @@
 """Finding images and their classes: in list files, and in folders named after the classes."""
 
+import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -165,6 +166,9 @@ def _folder(folder: Path) -> "os._ScandirIterator[str]":
     try:
         return os.scandir(folder)
     except FileNotFoundError as error:
-        raise DataError(f"there is no folder {folder}") from error
+        there = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
+        near = difflib.get_close_matches(folder.name, there) or there
+        hint = f"; {folder.parent} has {', '.join(near[:5])}" if near else ""
+        raise DataError(f"there is no folder {folder}{hint}") from error
     except OSError as error:
         raise DataError(f"cannot read the folder {folder}: {error.strerror or error}") from error

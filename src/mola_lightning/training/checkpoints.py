@@ -84,10 +84,16 @@ def _verify(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        what = f"cannot read the checkpoint {path}: it is damaged, or not one of ours ({error})"
+        what = f"cannot read the checkpoint {path}: it is damaged, or not one of ours ({error}){_others(path)}"
         raise RunFolderError(what) from error
     if damaged is not None:
-        raise RunFolderError(f"cannot read the checkpoint {path}: it is damaged (checksum of {damaged})")
+        raise RunFolderError(f"cannot read the checkpoint {path}: it is damaged (checksum of {damaged}){_others(path)}")
+
+
+def _others(path: Path) -> str:
+    """The checkpoints beside one, for a message."""
+    names = sorted(other.name for other in path.parent.glob("*.ckpt") if other != path)
+    return f"; beside it: {', '.join(names)}" if names else ""
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
