@@ -125,7 +125,7 @@ def test_what_it_refuses(trained: Path, photos: Path, command: Callable[..., Any
         "other.yaml is no image; input must be": (run, f"input={config}"),
         "top_k must lie in 1..10, the number of classes, got 11": (run, f"input={photos}", "top_k=11"),
         "choose_by=entropy is for task=auto": (run, f"input={photos}", "task=photo", "choose_by=entropy"),
-        "device=gpu: there are cpu and cuda": (run, f"input={photos}", "device=gpu"),
+        "device must be cpu or cuda, got 'gpu'": (run, f"input={photos}", "device=gpu"),
         "checkpoint must be best, last, or a file; there is no file lst": (run, f"input={photos}", "checkpoint=lst"),
         "best.ckpt is of another model than": (
             run,

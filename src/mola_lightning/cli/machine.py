@@ -45,7 +45,7 @@ def device_named(name: str, option: str = "--device ") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"{option}{name}: there are cpu and cuda") from error
+        raise ConfigError(f"{option.rstrip(' =')} must be cpu or cuda, got {name!r}") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"{option}{name}, but torch sees no CUDA device here; use {option}cpu")
     return device
