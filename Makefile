@@ -26,7 +26,7 @@ install: $(STAMP) ## make .venv: the packages of requirements.lock, by hash, and
 $(STAMP): requirements.lock pyproject.toml setup.py
 	@PYTHON='$(PYTHON)' sh tools/install.sh
 
-test: $(STAMP) ## run the tests on two processes (10 to 12 minutes on slow cores); the long ones: make soak
+test: $(STAMP) ## run the tests on two processes (9 to 13 minutes); the long ones: make soak
 	@echo "running the tests on two processes; the long ones are left to make soak"
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 $(BY_FILE) --durations=10 -m "not soak" $(ARGS)
 
