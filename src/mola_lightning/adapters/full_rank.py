@@ -82,8 +82,7 @@ class Dense(Plan):
 
     def run(self, layer: "AdaptedLayer", x: Tensor, mixing: Mixing) -> Tensor:
         y, deltas = layer.run(x, layer.weight, layer.bias), layer.kind.delta(layer, mixing.picked)
-        weights = mixing.dense_weights(y)
-        weights = weights if mixing.picked is None else weights[:, mixing.picked]
+        weights = mixing.picked_weights(y)
         if layer.groups > 1:  # output channels are laid out by group: one call per expert keeps it simple
             for e, delta in enumerate(deltas):
                 y = y.add_(layer.scale(layer.run(x, delta), weights[:, e, None]))

@@ -109,9 +109,7 @@ class ByColumns(Plan):
         factor = layer.kind.factor(layer, experts)  # (E', M / N, I K / N)
         codes = torch.bmm(factor.flatten(0, 1).expand(blocks, -1, -1), columns.unflatten(0, (blocks, -1)))
         codes = codes.view(blocks, *factor.shape[:2], columns.shape[1] // max(len(x), 1), len(x))
-        weights = mixing.dense_weights(codes)
-        weights = weights if experts is None else weights[:, experts]
-        codes = codes * weights.t()[:, None, None]  # (N, E', M / N, positions, B)
+        codes = codes * mixing.picked_weights(codes).t()[:, None, None]  # (N, E', M / N, positions, B)
         up = layer.kind.up(layer, experts).unflatten(2, (blocks, -1)).permute(1, 2, 0, 3).flatten(1)  # (O, N E' M / N)
         y = torch.addmm(layer.weight.flatten(1) @ columns, up, codes.flatten(0, 2).flatten(1))
         return layer.of_columns(y, x)

@@ -72,6 +72,11 @@ class Mixing:
         assert self.weights is not None
         return self.weights.to(like.dtype)
 
+    def picked_weights(self, like: Tensor) -> Tensor:
+        """(B, E'), the columns of :meth:`dense_weights` that belong to ``picked``."""
+        weights = self.dense_weights(like)
+        return weights if self.picked is None else weights[:, self.picked]
+
     def expand(self, rows: int) -> "Mixing":
         """The same mixing for inputs that hold each row several times in a row: windows folded in the batch."""
         if rows == self.rows:  # first, and without arithmetic: tracing knows that symbolic sizes are equal

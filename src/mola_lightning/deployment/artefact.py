@@ -9,7 +9,7 @@ from mola_lightning.core import RunFolderError
 from mola_lightning.core.files import atomic_write, sha256
 
 MANIFEST, README = "manifest.json", "README.md"
-BEGUN = ".begun"  # in a folder whose export has not ended
+BEGUN = ".begun"  # in a folder whose export has not ended: the names that were there when it began to write
 VERSION = 1
 
 
@@ -46,8 +46,21 @@ def begin_artefact(folder: Path, keep: Collection[str] = ()) -> None:
         (folder / MANIFEST).unlink(missing_ok=True)
         for name in old.difference(keep):
             (folder / name).unlink(missing_ok=True)
+        there = sorted(path.name for path in folder.iterdir() if path.name != BEGUN)
+        (folder / BEGUN).write_text(json.dumps(there), encoding="utf-8")
     except OSError as error:
         raise RunFolderError(f"cannot write {folder}: {error.strerror}. Choose another folder with output=") from error
+
+
+def abandon_artefact(folder: Path) -> None:
+    """Take away what an export that failed has written since :func:`begin_artefact`."""
+    if not (folder / BEGUN).is_file():
+        return
+    before = json.loads((folder / BEGUN).read_text(encoding="utf-8") or "null")
+    for path in folder.iterdir() if before is not None else ():
+        if path.name not in (*before, BEGUN):
+            path.unlink()
+    (folder / BEGUN).unlink()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mola_lightning.core import ConfigError, Task
+from mola_lightning.core import Task
 from mola_lightning.core.errors import one_of, require
 from mola_lightning.core.files import atomic_write
 from mola_lightning.deployment.artefact import (
     README,
+    abandon_artefact,
     begin_artefact,
     finish_artefact,
     listed_files,
@@ -79,18 +80,11 @@ def export(deployable: Deployable, folder: Path | str, format: str = "torch", ta
     one_of("format", format, FORMATS)
     tasks = deployable.tasks(task)
     earlier = listed_files(folder)
-    if format == "model":
-        require(task is None, "format=model writes the whole model; leave task out, or choose another format")
-        manifest = save_model(deployable, folder)
-    else:
-        said = _said(deployable, format)
-        kept = _kept(folder, said, tasks)
-        write = {
-            **dict.fromkeys(PLAIN_SUFFIX, _export_plain),
-            **dict.fromkeys(GRAPH_SUFFIX, _export_graphs),
-            "adapters": _export_experts,
-        }[format]
-        manifest = _finish(deployable, folder, said, kept, *write(deployable, folder, format, tasks, _files(kept)))
+    try:
+        manifest = _written(deployable, folder, format, task)
+    except BaseException:
+        abandon_artefact(folder)
+        raise
     names = {task.name for task in tasks}
     return Exported(
         folder,
@@ -98,6 +92,21 @@ def export(deployable: Deployable, folder: Path | str, format: str = "torch", ta
         tuple(name for name in manifest["tasks"] if name not in names),
         tuple(sorted(earlier - set(manifest["files"]))),
     )
+
+
+def _written(deployable: Deployable, folder: Path, format: str, task: str | None) -> dict[str, Any]:
+    """Write files and manifest; the manifest."""
+    if format == "model":
+        require(task is None, "format=model writes the whole model; leave task out, or choose another format")
+        return save_model(deployable, folder)
+    tasks, said = deployable.tasks(task), _said(deployable, format)
+    kept = _kept(folder, said, tasks)
+    write = {
+        **dict.fromkeys(PLAIN_SUFFIX, _export_plain),
+        **dict.fromkeys(GRAPH_SUFFIX, _export_graphs),
+        "adapters": _export_experts,
+    }[format]
+    return _finish(deployable, folder, said, kept, *write(deployable, folder, format, tasks, _files(kept)))
 
 
 def _export_plain(
@@ -158,11 +167,7 @@ def _check(
     inputs = {name: {"preprocessing": deployable.preprocessing[name].plain(), **entries[name]} for name in names}
     answers = load_file(folder, {"format": format, "tasks": inputs}, names[0])
     path = folder / entries[names[0]]["file"]
-    try:
-        return deployable.check_answers(answers, names, path, tolerance)
-    except ConfigError:
-        path.unlink()
-        raise
+    return deployable.check_answers(answers, names, path, tolerance)
 
 
 def _said(deployable: Deployable, format: str) -> dict[str, Any]:
